@@ -168,6 +168,25 @@ def test_predicting_a_split_gives_one_output_for_each_image(
     assert again.job.id == finished.job.id
 
 
+def test_parts_of_a_prediction_are_merged_and_found_again(client: Client, images: str, run: Run, notes: Notes) -> None:
+    model_uri = _work.model_uri_of(train(client, run, notes, images))
+    where = {"model_uri": model_uri, "input_uri": images, "split": "test"}
+    merged = _work.predict_images(client, run, notes, **where, parts=2)
+    assert merged.manifest.parts == (run.request_id("predict-1of2"), run.request_id("predict-2of2"))
+    for part in merged.manifest.parts:
+        with pytest.raises(NotFoundError):
+            client.catalog.entry("result", part)
+    again = _work.predict_images(client, Run(run.id, attempt=2), notes, **where, parts=2)
+    assert again.job.id == merged.job.id
+    one = _work.predict_images(client, Run(f"{run.id}-one"), notes, **where)
+    digests = [
+        {entry.public_name: entry.sha256 for entry in each.manifest.files if entry.public_name.endswith(".tif")}
+        for each in (merged, one)
+    ]
+    assert len(digests[0]) == 3
+    assert digests[0] == digests[1]
+
+
 def test_cancelling_the_jobs_of_a_run_leaves_those_of_others(client: Client, images: str, run: Run) -> None:
     mine = client.start(
         requests.training_request(

@@ -20,6 +20,7 @@ from support import ServiceProcess
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
+from parfocal.runtime.jobs.parts import refuse_part
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultFile, ResultManifest, public_name
@@ -215,6 +216,17 @@ def test_an_image_that_was_changed_between_parts_and_merge_is_left_out(parted: P
     assert first.outputs
     assert not second.outputs
     assert "b.tif" in second.reason
+
+
+def test_a_method_that_sees_recordings_whole_is_not_divided(parted: Parted) -> None:
+    with pytest.raises(InvalidInputError, match="Gives places") as raised:
+        parted.start("gives-places", "s3://parfocal-results/default/none", part=v1.PredictionPart(number=1, count=2))
+    assert [violation.field for violation in raised.value.violations] == ["prediction.part"]
+
+
+def test_an_evaluation_does_not_judge_a_part(parted: Parted, two: tuple[str, list[str]]) -> None:
+    with pytest.raises(InvalidInputError, match="part 1 of 2"):
+        refuse_part(parted.manifest(two[1][0]), "evaluation.prediction_uri")
 
 
 def test_a_method_that_cannot_be_shared_says_so(parted: Parted) -> None:

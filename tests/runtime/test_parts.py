@@ -20,7 +20,7 @@ from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.methods.objects import Objects
 from parfocal.runtime.methods.outlines import trace_outlines
 from parfocal.runtime.methods.outputs import Detections
-from parfocal.runtime.methods.steps import PartDoneError, Steps
+from parfocal.runtime.methods.steps import PartDoneError, Steps, require_alone
 from parfocal.runtime.prediction.box_tiling import find_boxes
 from parfocal.runtime.prediction.object_tiling import find_in_blocks
 from parfocal.runtime.prediction.parts import MergedSteps, PartFile, Parts, Share
@@ -300,3 +300,9 @@ def test_memory_of_a_merge_does_not_grow_with_the_image(tmp_path: Path) -> None:
             tracemalloc.stop()
     # Four times the image, and tables of four times the objects.
     assert peaks[1] < 1.7 * peaks[0]
+
+
+def test_what_one_job_has_to_do_is_refused_to_several(tmp_path: Path) -> None:
+    require_alone(None, "It has to be whole.")
+    with PartFile(tmp_path / "part.zip", Share(0, 2)) as file, pytest.raises(InvalidInputError, match="one job"):
+        require_alone(file.steps(0), "It has to be whole.")

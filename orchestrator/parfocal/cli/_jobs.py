@@ -217,7 +217,9 @@ def _what(job: v1.Job) -> str:
         # The version is reserved when the job is admitted.
         return f"train model {versioned_name(job.reserved_uri) if job.reserved_uri else job.training.model}"
     if job.HasField("prediction"):
-        return f"predict with model {versioned_name(job.prediction.model_uri)}"
+        part, model = job.prediction.part, versioned_name(job.prediction.model_uri)
+        share = f" (part {part.number} of {part.count})" if part.count else ""
+        return f"{'merge parts' if job.prediction.part_uris else 'predict'} with model {model}{share}"
     if job.HasField("comparison"):
         return f"compare {len(job.comparison.evaluation_uris)} evaluations by dataset {_dataset(job.comparison)}"
     if job.HasField("derivation"):

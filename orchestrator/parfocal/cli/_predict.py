@@ -42,6 +42,14 @@ THEN = click.option(
 KEEP_STEPS = click.option(
     "--keep-steps", is_flag=True, help="With --then: keep what the models before the last one make too, below steps/."
 )
+DIVIDED = click.option(
+    "--parts",
+    type=click.IntRange(0, 64),
+    default=0,
+    metavar="N",
+    help="Divide each image into N parts, which as many jobs predict at the same time and a last one merges; 1: never. "
+    "By default one part for each GPU of the service, for images of more than 268 million pixels alone.",
+)
 UNLIKE = click.option(
     "--unlike",
     type=click.Choice(["warn", "stop", "ignore"]),
@@ -62,6 +70,7 @@ UNLIKE = click.option(
 @with_options(*PARTS)
 @KEEP_STEPS
 @UNLIKE
+@DIVIDED
 @with_options(*FORMATS)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist in FOLDER.")
 @click.option("--detach", is_flag=True, help="Do not wait for the end; download later with `parfocal jobs download`.")
@@ -82,6 +91,7 @@ def predict(
     wells: tuple[str, ...],
     keep_steps: bool,
     unlike: str,
+    parts: int,
     images: str,
     tables: str,
     overwrite: bool,
@@ -95,6 +105,9 @@ def predict(
 
     Where INPUT is a folder in the store (s3://…), FOLDER is one too. Its images, those of its sub-folders too, are
     predicted in jobs of some minutes, four at a time; repeated, the command does what is new, missing or failed.
+
+    A very large image is predicted by several jobs (--parts), if there are several GPUs. Repeated after an
+    interruption, the command goes on with what they have done.
 
     With --then a second model is applied to what the first one has made, for example CARE --then StarDist.
 
@@ -111,6 +124,11 @@ def predict(
                 "this computer. Images in the store have the axes that their files declare, each of them is predicted "
                 "once, and `parfocal jobs download` chooses the formats of results."
             )
+        if parts > 1:
+            raise InvalidInputError(
+                "--parts is for images of this computer. A folder in the store is predicted in several jobs anyway, "
+                "each of them some of its images."
+            )
         stored = {"keep_steps": keep_steps, "unlike": unlike}
         _predict_stored(input, (model, *then), output, parameters, stored, detach=detach, require_pass=require_pass)
         return
@@ -118,6 +136,10 @@ def predict(
         raise InvalidInputError(
             "--unlike stop is for a folder in the store. Images of this computer are compared with the training data "
             "while they are predicted."
+        )
+    if parts > 1 and detach:
+        raise InvalidInputError(
+            "--detach cannot go with --parts: the command has the parts merged when all of them are done."
         )
     if then and detach:
         raise InvalidInputError(
@@ -132,6 +154,7 @@ def predict(
         part=part,
         formats=formats,
         keep_steps=keep_steps,
+        parts=1 if detach else parts,
         overwrite=overwrite,
         detach=detach,
         require_pass=require_pass,
@@ -197,6 +220,7 @@ def _predict_files(
     part: Part,
     formats: Formats,
     keep_steps: bool,
+    parts: int,
     overwrite: bool,
     detach: bool,
     require_pass: bool,
@@ -204,9 +228,11 @@ def _predict_files(
     """Upload images of this computer, predict them, and download the results."""
     app = current_app()
     from parfocal.cli import _work
+    from parfocal.cli._predict_parts import predict_in_parts
     from parfocal.cli._render import print_json, say
+    from parfocal.client.parts import choose_parts
     from parfocal.client.requests import prediction_request
-    from parfocal.client.results import check_part, find_inputs, result_uri
+    from parfocal.client.results import check_part, find_inputs, most_pixels, result_uri
     from parfocal.client.steps import plan_steps
 
     axes = check_axes(axes)
@@ -222,7 +248,11 @@ def _predict_files(
             if "weights" in step.parameters:
                 step.model.manifest.weights_named(step.parameters["weights"])
         paths, left_out = check_inputs(first.method, first.model.manifest, paths, axes, part)
-        job = _work.start_prediction(client, first.model, paths, first.parameters, axes=axes, part=part)
+        parts = parts or choose_parts(most_pixels(paths, axes, part), lambda: client.devices(first.method.name))
+        if parts > 1:
+            job = predict_in_parts(app, client, first, paths, parts, axes=axes, part=part)
+        else:
+            job = _work.start_prediction(client, first.model, paths, first.parameters, axes=axes, part=part)
         if detach:
             if app.json:
                 print_json({"job": _work.job_json(job)})

@@ -98,6 +98,12 @@ class Client:
         """
         return self._find(name)[1]
 
+    def devices(self, method: str) -> int:
+        """Return how many devices jobs of a method can compute on at the same time; 0 where nobody knows."""
+        offering = [info for info in self.services() if any(each.name == method for each in info.methods)]
+        # Instances of one service share its devices.
+        return max((info.devices for info in offering), default=0)
+
     def start(self, request: v1.StartJobRequest, *, wait_for_queue: bool = False) -> v1.Job:
         """Start a job at the service that offers its method.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import unicodedata
 from collections.abc import Sequence
@@ -159,6 +160,11 @@ def unsuitable_inputs(
     return problems
 
 
+def most_pixels(paths: Sequence[Path], axes: str = "", part: Part = WHOLE) -> int:
+    """Return how many pixels the largest of some readable images has; see `unsuitable_inputs`."""
+    return max((math.prod(_inspect(path, axes, part)[1]) for path in paths), default=0)
+
+
 def _inspect(path: Path, axes: str, part: Part) -> tuple[str, tuple[int, ...]]:
     if is_makers_format(path):
         return inspect_makers_format(path, part, axes)
@@ -234,6 +240,12 @@ def result_uri(job: v1.Job) -> str:
     for output in job.outputs:
         if output.kind in {"result", "evaluation", "comparison"}:
             return output.uri
+    if job.prediction.HasField("part"):
+        part = job.prediction.part
+        raise PreconditionError(
+            f"The job {job.id} did part {part.number} of {part.count} of a prediction: its result is that of the job "
+            "that merged all parts."
+        )
     state = v1.JobState.Name(job.state).removeprefix("JOB_STATE_")
     raise PreconditionError(f"The job {job.id} has no result: it is {state}.")
 

@@ -62,6 +62,8 @@ class ServiceInfo:
         What it runs on; None if it does not answer.
     error
         Why it does not answer; empty if it does.
+    devices
+        How many devices its jobs can compute on at the same time; 0 where that is not known.
     """
 
     address: str
@@ -69,6 +71,7 @@ class ServiceInfo:
     methods: Sequence[v1.Method] = field(default_factory=tuple)
     environment: v1.Environment | None = None
     error: str = ""
+    devices: int = 0
 
 
 class Service:
@@ -95,7 +98,8 @@ class Service:
             answer = self.call(self.methods.ListMethods, v1.ListMethodsRequest(), _LIST_SECONDS)
         except UnavailableError as error:
             return ServiceInfo(self.address, error=error.message)
-        return ServiceInfo(self.address, answer.service, tuple(answer.methods), answer.environment)
+        methods = tuple(answer.methods)
+        return ServiceInfo(self.address, answer.service, methods, answer.environment, devices=answer.devices)
 
     def close(self) -> None:
         """Close the channel."""

@@ -6,6 +6,7 @@ retried, or started again after its process was killed, finds the job that is al
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -145,15 +146,45 @@ def repeatable_job(
     JobNotSucceededError
         The job failed or was cancelled.
     """
+    return _follow(client, _start_or_find(client, run, step, request, listener), listener)
+
+
+def repeatable_jobs(
+    client: Client,
+    run: Run,
+    requests: Mapping[str, Callable[[str], v1.StartJobRequest]],
+    listener: Listener,
+) -> list[v1.Job]:
+    """Start several cheap jobs by their steps, or find them again, and follow them all; see `repeatable_job`.
+
+    Raises
+    ------
+    JobNotSucceededError
+        A job failed or was cancelled; the others are cancelled.
+    """
+    jobs = [_start_or_find(client, run, step, request, listener) for step, request in requests.items()]
+    try:
+        return [_follow(client, job, listener) for job in jobs]
+    except JobNotSucceededError as error:
+        for job in jobs:
+            with contextlib.suppress(ParfocalError):
+                client.cancel(job.id, why=f"the job {error.job.id} has not succeeded")
+        raise
+
+
+def _start_or_find(
+    client: Client, run: Run, step: str, request: Callable[[str], v1.StartJobRequest], listener: Listener
+) -> v1.Job:
+    """Return the job of a cheap step: a new one if there is none, or if all of earlier attempts ended badly."""
     number = 1
     while True:
         request_id = run.request_id(step, number)
         job = _find(client, request_id, listener)
         if job is None:
-            return _follow(client, _start(client, request(request_id), listener), listener)
+            return _start(client, request(request_id), listener)
         if number >= run.attempt or job.state not in _ENDED_BADLY:
             listener.started(job, again=True)
-            return _follow(client, job, listener)
+            return job
         number += 1
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from parfocal import v1
 from parfocal.client import Client, requests
+from parfocal.client.parts import merge_request, part_request, remove_parts
 from parfocal.client.published import read_manifest
 from parfocal.client.results import read_result, result_uri
 from parfocal.flows._jobs import (
@@ -22,6 +23,7 @@ from parfocal.flows._jobs import (
     Run,
     ask_patiently,
     repeatable_job,
+    repeatable_jobs,
     resumable_job,
 )
 from parfocal.runtime.datasets.kinds import require_suitable
@@ -139,13 +141,16 @@ def predict_images(
     input_uri: str,
     split: str = "",
     parameters: Mapping[str, Any] | None = None,
+    parts: int = 1,
 ) -> Finished:
     """Apply a model to a folder of images or, with `split`, to a part of a dataset.
+
+    With several `parts` as many jobs do a part of each image at the same time, and a last one merges them.
 
     Raises
     ------
     JobNotSucceededError
-        The prediction failed or was cancelled.
+        The prediction, or a part of it, failed or was cancelled.
     """
 
     def request(request_id: str) -> v1.StartJobRequest:
@@ -153,7 +158,19 @@ def predict_images(
             model_uri, input_uri, parameters, split=split, request_id=request_id, labels=run.labels
         )
 
-    return finished(client, repeatable_job(client, run, "predict", request, listener))
+    if parts == 1:
+        return finished(client, repeatable_job(client, run, "predict", request, listener))
+
+    def part(number: int) -> Callable[[str], v1.StartJobRequest]:
+        return lambda request_id: part_request(request(request_id), number, parts)
+
+    steps = {f"predict-{number}of{parts}": part(number) for number in range(1, parts + 1)}
+    done = repeatable_jobs(client, run, steps, listener)
+    merged = repeatable_job(
+        client, run, "predict", lambda request_id: merge_request(request(request_id), done), listener
+    )
+    remove_parts(client, done)
+    return finished(client, merged)
 
 
 def read_figure(client: Client, finished: Finished, name: str = "figure.png") -> bytes | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.runtime.datasets.kinds import needed_title
+from parfocal.runtime.store.manifests import MOST_PARTS
 
 Schema = dict[str, Any]
 _PUBLISH = "publish one with `parfocal dataset create NAME FOLDER`, or type the name of one that will be there."
@@ -99,6 +100,15 @@ def predict_form(method: v1.Method, models: Sequence[str], datasets: Sequence[st
             "`s3://parfocal-results/default/my-upload/inputs`.",
         },
         "parameters": parameter_group(method, v1.JOB_KIND_PREDICTION, "Settings of the prediction"),
+        "parts": {
+            "type": "integer",
+            "title": "Parts of each image",
+            "description": "For very large images: as many jobs predict a part of each image at the same time, one for "
+            "each GPU, and a last one merges them. 1: one job does all.",
+            "minimum": 1,
+            "maximum": MOST_PARTS,
+            "default": 1,
+        },
     }
     return _form(properties, required=("model",))
 

@@ -12,6 +12,7 @@ from prefect.states import Completed
 from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.models import read_model
+from parfocal.client.parts import check_count
 from parfocal.flows import _show, _work
 from parfocal.flows._follow import PrefectListener, current_run, ended_badly, quiet_failures, step
 from parfocal.flows._jobs import Run
@@ -40,6 +41,7 @@ def predict(
     input_uri: str = "",
     parameters: dict[str, Any] | None = None,
     project: str = "",
+    parts: int = 1,
 ) -> State[Any]:
     """Apply a model to images.
 
@@ -55,19 +57,23 @@ def predict(
         Prediction parameters of the model's method that differ from their defaults.
     project
         Project of model and dataset; empty means that of the runner.
+    parts
+        Into how many parts each image is divided, which as many jobs predict at the same time: one for each GPU, for
+        very large images. 1: not at all.
     """
     end_with_runner()
     quiet_failures()
     try:
         run = current_run()
         with _work.connect(project, run.creator) as client:
-            return _predict(client, run, model.strip(), (dataset.strip(), split, input_uri.strip()), parameters or {})
+            images = (dataset.strip(), split, input_uri.strip())
+            return _predict(client, run, model.strip(), images, parameters or {}, check_count(parts))
     except ParfocalError as error:
         return ended_badly(error)
 
 
 def _predict(
-    client: Client, run: Run, model: str, images: tuple[str, str, str], parameters: dict[str, Any]
+    client: Client, run: Run, model: str, images: tuple[str, str, str], parameters: dict[str, Any], parts: int
 ) -> State[Any]:
     listener = PrefectListener(run.id)
     listener.stage("Predicting", 0, 100)
@@ -84,6 +90,7 @@ def _predict(
             input_uri=place,
             split=split,
             parameters=parameters,
+            parts=parts,
         ),
     )
     step("Report", lambda: _report(method, summary.uri, finished, [summary.verdict.sentence]))

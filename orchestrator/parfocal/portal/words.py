@@ -76,13 +76,20 @@ def work(job: v1.Job) -> str:
     return _WORK.get(str(spec), "Job")
 
 
+def makes_prediction(job: v1.Job) -> bool:
+    """Return whether a job makes a whole prediction: one that does a part of it makes nothing that people look at."""
+    return job.WhichOneof("spec") == "prediction" and not job.prediction.HasField("part")
+
+
 def subject(job: v1.Job) -> str:
     """Return what a job works on, e.g. "nuclei on beads:1"."""
     match job.WhichOneof("spec"):
         case "training":
             return f"{model_made(job)} on {versioned_name(job.training.dataset_uri, job.project)}"
         case "prediction":
-            return f"with {versioned_name(job.prediction.model_uri, job.project)}"
+            part = job.prediction.part
+            share = f"part {part.number} of {part.count} " if part.count else ""
+            return f"{share}with {versioned_name(job.prediction.model_uri, job.project)}"
         case "evaluation":
             judged = job.evaluation.model_uri or job.evaluation.dataset_uri
             return f"of {versioned_name(judged, job.project)}" if judged else ""
@@ -245,6 +252,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "verdict_short": verdict_short,
     "work": work,
     "subject": subject,
+    "makes_prediction": makes_prediction,
     "duration": duration,
     "time_range": time_range,
     "gib": gib,

@@ -18,6 +18,7 @@ def _method(
     axes: str = "YX",
     channel_axes: str = "",
     prediction: type[Parameters] = PredictionParameters,
+    divisible: bool = True,
 ) -> Method:
     return Method(
         name=f"gives-{kind}",
@@ -26,6 +27,7 @@ def _method(
         summary=f"Gives {kind}, to test what the runtime does with them.",
         axes=axes,
         channel_axes=channel_axes,
+        divisible=divisible,
         target=v1.TARGET_KIND_PAIRED_IMAGE,
         work={
             v1.JOB_KIND_TRAINING: Work(TrainingParameters, "parfocal.runtime.training.loop:train"),
@@ -52,6 +54,6 @@ SERVICE = Service(
         _method("classes", v1.TASK_SEMANTIC_SEGMENTATION, "images:Classes"),
         _method("objects", v1.TASK_INSTANCE_SEGMENTATION, "findings:Connected"),
         _method("boxes", v1.TASK_DETECTION, "findings:Boxed"),
-        _method("places", v1.TASK_LOCALISATION, "findings:Placed", axes="TYX"),
+        _method("places", v1.TASK_LOCALISATION, "findings:Placed", axes="TYX", divisible=False),
     ),
 )

@@ -30,7 +30,7 @@ from parfocal.portal.pages.files import fetched, picture_url, result_of
 from parfocal.portal.pictures import display_limits, middle_plane, picture
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, prepare_tiles
 from parfocal.portal.tables import Table, place_of, read_table
-from parfocal.portal.words import address, title_in
+from parfocal.portal.words import address, makes_prediction, title_in
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
 from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
@@ -99,7 +99,7 @@ async def predict_all(request: Request, client: ClientHere, portal: PortalHere) 
 @router.get("/results")
 def results(request: Request, client: ClientHere, number: int = 1) -> Response:
     """List the predictions."""
-    found = [job for job in client.jobs(limit=500) if job.WhichOneof("spec") == "prediction"]
+    found = [job for job in client.jobs(limit=500) if makes_prediction(job)]
     shown = found[(number - 1) * 50 : number * 50]
     return page(request, "results.html", jobs=shown, number=number, more=len(found) > number * 50)
 

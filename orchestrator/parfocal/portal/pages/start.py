@@ -10,7 +10,7 @@ from parfocal.client.datasets import list_datasets
 from parfocal.client.models import ModelSummary, list_models
 from parfocal.client.watching import FINAL_STATES
 from parfocal.portal.portal import ClientHere, PortalHere, page
-from parfocal.portal.words import subject, title_in, work
+from parfocal.portal.words import makes_prediction, subject, title_in, work
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.manifests import DatasetManifest
 
@@ -84,4 +84,4 @@ def search(request: Request, client: ClientHere, q: str = "") -> Response:
 
 def _is_result(job: v1.Job) -> bool:
     """Return whether a job predicted somebody's own images, rather than those of a dataset to be judged."""
-    return job.state == v1.JOB_STATE_SUCCEEDED and job.WhichOneof("spec") == "prediction" and not job.prediction.split
+    return job.state == v1.JOB_STATE_SUCCEEDED and makes_prediction(job) and not job.prediction.split

@@ -29,6 +29,7 @@ def _method(
         task=v1.TASK_LOCALISATION,
         summary=summary,
         axes="TYX",
+        divisible=False,
         target=target,
         work={
             v1.JOB_KIND_TRAINING: Work(parameters, "parfocal.runtime.training.loop:train"),

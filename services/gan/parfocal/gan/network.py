@@ -33,6 +33,7 @@ from parfocal.runtime.methods.implementation import Arrays, Batch, ModelView, Op
 from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.outputs import Outputs, Unit, Window
 from parfocal.runtime.methods.parameters import PredictionParameters
+from parfocal.runtime.methods.steps import require_alone
 from parfocal.runtime.prediction.tiling import Geometry, Pixels, Tiling, apply_tiled
 from parfocal.runtime.prediction.unit import Normalised
 from parfocal.runtime.store.facts import Facts
@@ -305,6 +306,8 @@ class Pix2Pix(TorchFiles, ImageImplementation[Pix2PixParameters, Pix2PixLearner]
     ) -> None:
         """Hand over the predicted image."""
         assert isinstance(parameters, Pix2PixPredictionParameters)
+        if parameters.dropout:
+            require_alone(unit.steps, "With dropout the numbers of all tiles are drawn one after the other.")
         with learner.as_published(parameters.seed) if parameters.dropout else nullcontext():
             super().predict(learner, unit, model, parameters, outputs)
 
@@ -376,6 +379,8 @@ class CycleGan(TorchFiles, ImageImplementation[CycleGanParameters, CycleGanLearn
     ) -> None:
         """Hand over the image turned into the other kind, in the direction that is asked for, and turned back."""
         assert isinstance(parameters, CycleGanPredictionParameters)
+        if parameters.turned_back:
+            require_alone(unit.steps, "An image is turned back only after all of it has been turned.")
         facts, backwards = model.facts.directed(backwards=parameters.backwards), parameters.backwards
         source, tiling = Normalised(unit, model.normaliser), Tiling.of(unit)
         made = self._turned(learner, source, model.parameters, model.facts, backwards=backwards, tiling=tiling)

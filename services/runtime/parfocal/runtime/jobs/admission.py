@@ -185,7 +185,7 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
     if spec.HasField("part") or spec.part_uris:
-        check_parts(store, spec, parameters)
+        check_parts(store, method, spec, parameters)
     if spec.split and spec.inputs:
         text = "Name either a split of a dataset or images of a folder, not both."
         raise InvalidInputError(text, [Violation("prediction.inputs", text)])

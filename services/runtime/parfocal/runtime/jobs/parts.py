@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
-from parfocal.runtime.methods.service import Parameters
-from parfocal.runtime.store.manifests import PART, RESULT_MANIFEST, ResultManifest
+from parfocal.runtime.methods.service import Method, Parameters
+from parfocal.runtime.store.manifests import MOST_PARTS, PART, RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location, Store
 
-MOST_PARTS: Final = 64
-"""The most parts of a prediction: each of them reads the whole image once."""
 
-
-def check_parts(store: Store, spec: v1.PredictionSpec, parameters: Parameters) -> None:
+def check_parts(store: Store, method: Method, spec: v1.PredictionSpec, parameters: Parameters) -> None:
     """Raise an error unless a request for a part, or for merging parts, can be carried out.
 
     Raises
     ------
     InvalidInputError
-        There is no such part, or the results are not those of all parts of this prediction.
+        The method cannot be divided, there is no such part, or the results are not those of all parts of this
+        prediction.
     NotFoundError
         A part is not there, or was deleted.
     """
     if spec.HasField("part"):
         if spec.part_uris:
             raise _refused("part_uris", "A job either does a part or merges all parts: set part or part_uris.")
+        if not method.divisible:
+            raise _refused("part", f"{method.title} goes through a recording as a whole. Predict it in one job.")
         number, count = spec.part.number, spec.part.count
         if not 2 <= count <= MOST_PARTS:
             raise _refused("part.count", f"A prediction can have 2 to {MOST_PARTS} parts, not {count}.")

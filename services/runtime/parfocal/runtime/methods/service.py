@@ -116,6 +116,7 @@ class Method:
     `axes` are those of one image; a further axis out of `channel_axes` makes the channels of a network's input, and
     one out of `target_channel_axes` those of its output. With `frames` movies (T, and these axes) are trained on
     frame by frame, by methods without targets.
+    `divisible` says whether several jobs can share the prediction of an image.
     `presets` are choices of training parameters by name, "quick" first.
     `implementation` names the class ("module:Class") that the runtime's training and prediction drive.
     `validate` looks at parameters and dataset before a job is admitted; it raises InvalidInputError. `advise` looks at
@@ -139,6 +140,7 @@ class Method:
     channel_axes: str = ""
     target_channel_axes: str = ""
     frames: bool = False
+    divisible: bool = True
     implementation: str = ""
     validate: Callable[[Parameters, DatasetManifest], None] | None = None
     advise: Callable[[Parameters, DatasetManifest], Sequence[str]] | None = None

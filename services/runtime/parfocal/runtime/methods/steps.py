@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from parfocal.runtime.errors import InvalidInputError
+
 StepArrays = Mapping[str, NDArray[Any]]
 """What one step gives: arrays of numbers by name."""
 
@@ -38,6 +40,12 @@ class Steps(Protocol):
 
     def own(self, done: int, total: int) -> tuple[int, int]:
         """Return how much is done of this job's steps, given what is done of the steps of all."""
+
+
+def require_alone(steps: Steps | None, why: str) -> None:
+    """Raise InvalidInputError where several jobs share an image that one has to predict; `why` is a sentence."""
+    if steps is not None:
+        raise InvalidInputError(f"{why} Predict the image in one job.")
 
 
 class PartDoneError(Exception):

@@ -27,6 +27,8 @@ OBJECTS = "objects"
 """The output with the table of objects, and in counts their number: a prediction beside it is a label image."""
 PART = "part"
 """Kind of the result of a job that did a part of a prediction, and of the file that it has for each image."""
+MOST_PARTS = 64
+"""The most parts of a prediction: each of them reads the whole image once."""
 TURNED_BACK = "turned_back"
 """The output that an image of another kind becomes when it is turned back into what it was made from."""
 
