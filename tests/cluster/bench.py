@@ -22,6 +22,7 @@ from parfocal.runtime.jobs.handover import Assignment
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.kubernetes.manifest import job_name
 from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
+from parfocal.runtime.jobs.processes import WorkerProcesses
 from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.service import Service, values_struct
 from parfocal.runtime.settings import Settings
@@ -50,7 +51,7 @@ class Bench:
         own = self.settings.model_copy(update=settings)
         launcher: Launcher[Any]
         if self.cluster is None:
-            launcher = LocalLauncher(own, "fake", Devices.of(own))
+            launcher = LocalLauncher(own, WorkerProcesses(own, "fake"), Devices.of(own))
         else:
             launcher = KubernetesLauncher(own, self.service.name)
         return Controller(self.service, Store(own), launcher, own)

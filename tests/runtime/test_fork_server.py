@@ -17,7 +17,7 @@ from image_service import Service
 from support import ServiceProcess, publish_dataset, wait_for
 
 from parfocal import v1
-from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, can_fork
+from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, Program, can_fork
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="workers cannot be forks on this machine")
 
@@ -100,15 +100,16 @@ def test_without_it_each_worker_is_a_process_of_its_own(start: Callable[..., Ser
 
 def test_methods_that_cannot_be_loaded_end_it_and_no_worker_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "output").touch()
-    server = ForkServer("no_such_service", tmp_path / "logs" / "fork.log")
+    server = ForkServer("no_such_service", [], tmp_path / "logs" / "fork.log")
     with (tmp_path / "output").open() as output:
+        program = Program(WORKER, ["no_such_service", "p", "j", "--attempt", "1"], (output.fileno(),) * 3)
         # The request may be there before the server has ended, or not.
         with contextlib.suppress(ForkServerGoneError):
-            fork = server.fork(["no_such_service", "p", "j", "--attempt", "1"], [output.fileno(), output.fileno()])
+            fork = server.fork(program)
             assert isinstance(fork, Fork)
             wait_for(lambda: fork.poll() is not None, 60, "the end of waiting")
             fork.kill()
         wait_for(server.ended, 60, "the end of the fork server")
         with pytest.raises(ForkServerGoneError):
-            server.fork(["no_such_service", "p", "j", "--attempt", "1"], [output.fileno(), output.fileno()])
+            server.fork(program)
     assert "no_such_service" in (tmp_path / "logs" / "fork.log").read_text()

@@ -1,9 +1,10 @@
 """The fork server: a process that has loaded what workers load, so that a worker is a fork of it within milliseconds.
 
-`python -m parfocal.runtime.jobs.fork_server MODULE --line N` imports the methods of the service in MODULE with their
-framework, which takes seconds, and then forks a worker for each request that comes through the socket N. It computes
-nothing itself: it has no thread, no device and no connection that a fork could inherit. Workers become children of the
-service (a "subreaper"), which therefore learns how they end, and outlive the fork server.
+`python -m parfocal.runtime.jobs.fork_server MODULE --programs A,B --line N` imports the programs of workers, and the
+methods of the service in MODULE with their framework, which takes seconds. Then it forks a worker for each request that
+comes through the socket N. It computes nothing itself: it has no thread, no device and no connection that a fork could
+inherit. Workers become children of the service (a "subreaper"), which therefore learns how they end, and outlive the
+fork server.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
@@ -19,10 +21,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from parfocal.runtime.jobs import worker
 from parfocal.runtime.jobs.exits import SERVICE_GONE
 
 _MOST_BYTES = 8192
@@ -41,6 +43,28 @@ def can_fork() -> bool:
     once they were used, and whether importing a framework uses them differs between their versions.
     """
     return sys.platform == "linux" and not any(Path(file).exists() for file in _GPU_FILES)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a worker runs.
+
+    Attributes
+    ----------
+    module
+        Of Python, with a function `run` that takes the arguments and ends the process.
+    arguments
+        "{0}" stands for the number of the first of `files` in the worker, and so on.
+    standard
+        Open files that become its standard input, output and error.
+    files
+        Further open files that it gets.
+    """
+
+    module: str
+    arguments: Sequence[str]
+    standard: tuple[int, int, int]
+    files: Sequence[int] = ()
 
 
 class ForkServerGoneError(OSError):
@@ -95,6 +119,8 @@ class ForkServer:
     ----------
     module
         Of the service.
+    programs
+        Modules that are loaded besides its methods.
     log
         File that its output is appended to.
 
@@ -104,11 +130,11 @@ class ForkServer:
         No process can be started.
     """
 
-    def __init__(self, module: str, log: Path) -> None:
+    def __init__(self, module: str, programs: Sequence[str], log: Path) -> None:
         _adopt_orphans()
         self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "parfocal.runtime.jobs.fork_server", module, "--line", str(other.fileno())]
-        command += ["--room", " " * _ROOM]
+        command = [sys.executable, "-m", "parfocal.runtime.jobs.fork_server", module]
+        command += ["--programs", ",".join(programs), "--line", str(other.fileno()), "--room", " " * _ROOM]
         log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with other, log.open("ab") as output:
@@ -133,15 +159,8 @@ class ForkServer:
         self.look()
         return bool(self._asked) and not self.gone
 
-    def fork(self, arguments: Sequence[str], files: Sequence[int]) -> Fork:
+    def fork(self, program: Program) -> Fork:
         """Ask for a worker.
-
-        Parameters
-        ----------
-        arguments
-            Of `parfocal.runtime.jobs.worker`, without those that name open files.
-        files
-            Where its output goes, its lifeline, and the device's loan.
 
         Raises
         ------
@@ -151,8 +170,9 @@ class ForkServer:
         self.look()
         if self.gone:
             raise ForkServerGoneError
+        request = json.dumps([program.module, *program.arguments]).encode()
         try:
-            socket.send_fds(self._line, [json.dumps(list(arguments)).encode()], files)
+            socket.send_fds(self._line, [request], [*program.standard, *program.files])
         except OSError as error:
             self._lose()
             raise ForkServerGoneError from error
@@ -196,11 +216,12 @@ def main() -> None:
     """Load the methods, then fork whenever that is asked for, until the service closes its end."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("module")
+    parser.add_argument("--programs", default="", help="further modules to load, separated by commas")
     parser.add_argument("--line", type=int, required=True, help="socket that requests come from")
     parser.add_argument("--room", help="place for the command lines of workers, which say what job they are at")
     options = parser.parse_args()
     line = socket.socket(fileno=options.line)
-    _load(options.module)
+    _load(options.module, [name for name in options.programs.split(",") if name])
     # What is loaded stays. So the collector does not touch it, and its memory stays shared with the workers.
     gc.collect()
     gc.freeze()
@@ -208,21 +229,19 @@ def main() -> None:
         request, files, _, _ = socket.recv_fds(line, _MOST_BYTES, _MOST_FILES)
         if not request:
             return
-        arguments = json.loads(request)
-        pid = _fork(line, arguments, files)
+        pid = _fork(line, json.loads(request), files)
         for file in files:
             os.close(file)
-        if pid == 0:
-            return
         try:
             line.send(str(pid).encode())
         except ConnectionError:
             return
 
 
-def _load(module: str) -> None:
+def _load(module: str, programs: Sequence[str]) -> None:
     """Import what the workers of a service import."""
-    from parfocal.runtime.jobs import attempt  # noqa: F401
+    for program in programs:
+        importlib.import_module(program)
     from parfocal.runtime.methods.service import load_object, load_service, load_with_framework
 
     service = load_service(module)
@@ -233,7 +252,7 @@ def _load(module: str) -> None:
             load_with_framework(method.implementation)
 
 
-def _fork(line: socket.socket, arguments: list[str], files: list[int]) -> int:
+def _fork(line: socket.socket, command: list[str], files: list[int]) -> int:
     """Start a worker that is no child of this process; return its number."""
     reading, writing = os.pipe()
     between = os.fork()
@@ -246,27 +265,26 @@ def _fork(line: socket.socket, arguments: list[str], files: list[int]) -> int:
         os.close(reading)
         os.close(writing)
         line.close()
-        _become_worker(arguments, files)
+        _become_worker(command, files)
     os.close(writing)
     os.waitpid(between, 0)
     with os.fdopen(reading, "rb") as told:
-        return int(told.read() or b"0")
+        return int(told.read())
 
 
-def _become_worker(arguments: list[str], files: list[int]) -> None:
-    output, lifeline, *loan = files
-    for standard in (1, 2):
-        os.dup2(output, standard)
-    os.close(output)
-    module, *rest = arguments
-    rest += ["--lifeline", str(lifeline)]
-    for file in loan:
-        rest += ["--device", str(file)]
-    _name([sys.executable, "-m", "parfocal.runtime.jobs.worker", module, *rest])
-    worker.run([module, *rest])
+def _become_worker(command: list[str], files: list[int]) -> NoReturn:
+    for standard, file in enumerate(files[:3]):
+        os.dup2(file, standard)
+    for file in set(files[:3]):
+        os.close(file)
+    module, *arguments = command
+    arguments = [word.format(*files[3:]) for word in arguments]
+    _show_command([sys.executable, "-m", module, *arguments])
+    importlib.import_module(module).run(arguments)
+    os._exit(0)
 
 
-def _name(command: Sequence[str]) -> None:
+def _show_command(command: Sequence[str]) -> None:
     """Show a command line in the lists of processes, so that people and programs see what job this worker is at."""
     content = b"\0".join(word.encode() for word in command)
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()

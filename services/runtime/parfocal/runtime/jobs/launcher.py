@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import time
@@ -22,6 +23,7 @@ from parfocal import v1
 from parfocal.runtime.jobs.device.lock import DeviceLock, Devices, Loan
 from parfocal.runtime.jobs.device.use import Holder, Use
 from parfocal.runtime.jobs.exits import HANDED_OVER, SERVICE_GONE, STORE_AWAY, Exit, ExitKind, Waiting
+from parfocal.runtime.jobs.fork_server import Program
 from parfocal.runtime.jobs.handover import FREE, TAKEN, Assignment, hand_over
 from parfocal.runtime.jobs.processes import Process, WorkerProcesses
 from parfocal.runtime.methods.service import Resources
@@ -209,15 +211,13 @@ class LocalLauncher:
 
     detached = False
 
-    def __init__(self, settings: Settings, service_module: str, device: Devices) -> None:
+    def __init__(self, settings: Settings, processes: WorkerProcesses, device: Devices) -> None:
         self._settings = settings
         self._device = device
         self._loan: Loan | None = None
         self._wanted: Use | None = None
         self._spares: list[_Spare] = []
-        # Killed spare workers that are still to be reaped.
-        self._ending: list[Process] = []
-        self._processes = WorkerProcesses(settings, service_module)
+        self._processes = processes
 
     async def reserve(self, use: Use, resources: Resources) -> bool:
         """Take the device for the next worker; return False while something else has it or goes first."""
@@ -277,7 +277,7 @@ class LocalLauncher:
         for spare in list(self._spares):
             self._end(spare, "the service runs no jobs any more")
         self._tend()
-        return self._processes.dismiss() and not self._ending
+        return self._processes.dismiss()
 
     def _reserve(self, use: Use, *, needs_device: bool) -> bool:
         if needs_device and self._loan is None:
@@ -306,9 +306,7 @@ class LocalLauncher:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 known = self._take_spare(affinity, device, assignment, [output.fileno(), *files])
-                process, lifeline = known or self._processes.start(
-                    assignment, output.fileno(), loan, spare=bool(affinity)
-                )
+                process, lifeline = known or self._new_process(assignment, output.fileno(), loan, spare=bool(affinity))
         finally:
             if needs_device:
                 self._release()
@@ -328,7 +326,6 @@ class LocalLauncher:
             # A device that is reserved is for the next job here: `start` knows whether that is one for this worker.
             elif spare.device is not None and self._loan is None and _used_by_others(spare.device, spare.use):
                 self._end(spare, "other work has the device")
-        self._ending = [process for process in self._ending if process.poll() is None]
         self._processes.tend()
 
     def _take_spare(
@@ -351,12 +348,31 @@ class LocalLauncher:
             self._end(self._spares[0], "another worker is started")
         return None
 
+    def _new_process(
+        self, assignment: Assignment, output: int, loan: Loan, *, spare: bool
+    ) -> tuple[Process, socket.socket]:
+        """Start `parfocal.runtime.jobs.worker`; raise OSError if that fails."""
+        lifeline, other = socket.socketpair()
+        arguments = [self._processes.module, assignment.project, assignment.job_id]
+        arguments += ["--attempt", str(assignment.attempt), "--lifeline", "{0}"]
+        for number in range(len(loan.files)):
+            arguments += ["--device", f"{{{number + 1}}}"]
+        if spare:
+            arguments += ["--spare", str(self._settings.spare_seconds)]
+        with other, Path(os.devnull).open("rb") as nothing:
+            standard = (nothing.fileno(), output, output)
+            program = Program("parfocal.runtime.jobs.worker", arguments, standard, [other.fileno(), *loan.files])
+            try:
+                return self._processes.start(program, loan.environment), lifeline
+            except OSError:
+                lifeline.close()
+                raise
+
     def _end(self, spare: _Spare, why: str) -> None:
         _log.info("spare worker ends", extra={"pid": spare.process.pid, "why": why})
-        spare.process.kill()
+        self._processes.end(spare.process)
         spare.lifeline.close()
         self._spares.remove(spare)
-        self._ending.append(spare.process)
 
 
 def _used_by_others(device: DeviceLock, use: Use) -> bool:

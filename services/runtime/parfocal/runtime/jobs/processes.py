@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from parfocal.runtime.jobs.device.lock import Loan
-from parfocal.runtime.jobs.fork_server import ForkServer, ForkServerGoneError, can_fork
-from parfocal.runtime.jobs.handover import Assignment
+from parfocal.runtime.jobs.fork_server import ForkServer, ForkServerGoneError, Program, can_fork
 from parfocal.runtime.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -36,81 +34,85 @@ class WorkerProcesses:
     """Starts the worker processes of a service, and keeps its fork server for `fork_server_seconds` after the last one.
 
     The first job waits for the fork server as long as it would for a worker of its own; those that follow do not wait.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    service_module
+        Its module, for example "parfocal.care".
+    programs
+        Modules that workers run, besides that of jobs: they are loaded as well.
     """
 
-    def __init__(self, settings: Settings, service_module: str) -> None:
+    def __init__(self, settings: Settings, service_module: str, programs: Sequence[str] = ()) -> None:
         self._settings = settings
-        self._module = service_module
+        self.module = service_module
+        self._programs = ("parfocal.runtime.jobs.attempt", *programs)
         self._forks = settings.fork_server_seconds > 0 and can_fork()
         self._server: ForkServer | None = None
         # Those that were given up, until they have ended.
         self._ending: list[ForkServer] = []
+        self._killed: list[Process] = []
         self._used = time.monotonic()
 
-    def start(self, assignment: Assignment, output: int, loan: Loan, *, spare: bool) -> tuple[Process, socket.socket]:
-        """Start `python -m parfocal.runtime.jobs.worker`, or what is like it.
+    def start(self, program: Program, environment: Mapping[str, str]) -> Process:
+        """Start a worker; raise OSError if none can be started.
 
         Parameters
         ----------
-        assignment
-            What it does first.
-        output
-            Open file that it writes to.
-        loan
-            Of its device.
-        spare
-            Whether it waits for another job after that.
-
-        Returns
-        -------
-        process, lifeline
-            The process, and this end of its socket.
-
-        Raises
-        ------
-        OSError
-            None can be started.
+        program
+            What it runs, its first argument being the module of the service.
+        environment
+            Variables that it has besides those of this process.
         """
-        lifeline, other = socket.socketpair()
-        arguments = [self._module, assignment.project, assignment.job_id, "--attempt", str(assignment.attempt)]
-        if spare:
-            arguments += ["--spare", str(self._settings.spare_seconds)]
-        with other:
+        # Which device a framework sees is settled when it is loaded.
+        if self._forks and not environment:
             try:
-                # Which device a framework sees is settled when it is loaded.
-                if self._forks and not loan.environment:
-                    try:
-                        return self._fork(arguments, [output, other.fileno(), *loan.files]), lifeline
-                    except ForkServerGoneError:
-                        _log.warning("the fork server has ended; workers load the framework themselves from now on")
-                        self._forks = False
-                return self._new(arguments, output, other.fileno(), loan), lifeline
-            except OSError:
-                lifeline.close()
-                raise
+                return self._fork(program)
+            except ForkServerGoneError:
+                _log.warning("the fork server has ended; workers load the framework themselves from now on")
+                self._forks = False
+        stdin, stdout, stderr = program.standard
+        arguments = [word.format(*program.files) for word in program.arguments]
+        return subprocess.Popen(
+            [sys.executable, "-m", program.module, *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=program.files,
+            env={**os.environ, **environment} if environment else None,
+        )
+
+    def end(self, process: Process) -> None:
+        """Send SIGKILL to a worker of which nobody wants to know how it ends."""
+        process.kill()
+        self._killed.append(process)
 
     def tend(self) -> None:
-        """End the fork server when it is idle; reap those that have ended."""
+        """End the fork server when it is idle; reap what has ended. To be called several times a second."""
         if self._server is not None and self._server.asked:
             self._used = time.monotonic()
         elif self._server is not None and time.monotonic() - self._used > self._settings.fork_server_seconds:
             _log.info("fork server ends", extra={"pid": self._server.pid, "why": "it was idle"})
             self._give_up()
         self._ending = [server for server in self._ending if not server.ended()]
+        self._killed = [process for process in self._killed if process.poll() is None]
 
     def dismiss(self) -> bool:
-        """End the fork server; return whether it has ended. To be called until it has."""
+        """End the fork server; return whether all is gone that was ended. To be called until it is."""
         self._give_up()
         self.tend()
-        return not self._ending
+        return not self._ending and not self._killed
 
-    def _fork(self, arguments: list[str], files: list[int]) -> Process:
+    def _fork(self, program: Program) -> Process:
         if self._server is None:
-            self._server = ForkServer(self._module, self._settings.state_folder / "logs" / f"fork-{self._module}.log")
+            log = self._settings.state_folder / "logs" / f"fork-{self.module}.log"
+            self._server = ForkServer(self.module, self._programs, log)
             _log.info("fork server started", extra={"pid": self._server.pid})
         self._used = time.monotonic()
         try:
-            return self._server.fork(arguments, files)
+            return self._server.fork(program)
         except ForkServerGoneError:
             self._give_up()
             raise
@@ -120,17 +122,3 @@ class WorkerProcesses:
             self._server.end()
             self._ending.append(self._server)
             self._server = None
-
-    @staticmethod
-    def _new(arguments: list[str], output: int, lifeline: int, loan: Loan) -> Process:
-        command = [sys.executable, "-m", "parfocal.runtime.jobs.worker", *arguments, "--lifeline", str(lifeline)]
-        for file in loan.files:
-            command += ["--device", str(file)]
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=[lifeline, *loan.files],
-            env={**os.environ, **loan.environment} if loan.environment else None,
-        )

@@ -24,12 +24,11 @@ import json
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 
@@ -52,9 +51,9 @@ _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.2
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(arguments: list[str] | None = None) -> NoReturn:
     """Answer questions until standard input closes, which it does when the server is gone."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=run.__doc__)
     parser.add_argument("module")
     options = parser.parse_args(arguments)
     questions, answers = _own_pipes()
@@ -203,4 +202,4 @@ def _listen(questions: TextIO, waiting: queue.SimpleQueue[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

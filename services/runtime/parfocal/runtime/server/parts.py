@@ -12,11 +12,12 @@ from parfocal.runtime.jobs.controller import Controller
 from parfocal.runtime.jobs.device.lock import Devices
 from parfocal.runtime.jobs.kubernetes.launcher import KubernetesLauncher
 from parfocal.runtime.jobs.launcher import Launcher, LocalLauncher
+from parfocal.runtime.jobs.processes import WorkerProcesses
 from parfocal.runtime.methods.service import Service, load_object
 from parfocal.runtime.server.forwarding import ForwardedImages, Images
 from parfocal.runtime.server.interactive import Interactive
 from parfocal.runtime.server.servicers import JobServicer, MethodServicer
-from parfocal.runtime.server.warm_worker import WarmWorker
+from parfocal.runtime.server.warm_worker import WARM_WORKER, WarmWorker
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.store import Store
 
@@ -68,8 +69,9 @@ class MethodsAndJobs:
             launcher = KubernetesLauncher(settings, service.name)
             self._images = ForwardedImages(service.name, settings)
         else:
-            launcher = LocalLauncher(settings, module, device)
-            self._images = Interactive(service, store, WarmWorker(service, module, device, settings), settings)
+            processes = WorkerProcesses(settings, module, [WARM_WORKER])
+            launcher = LocalLauncher(settings, processes, device)
+            self._images = Interactive(service, store, WarmWorker(service, processes, device, settings), settings)
         self._service, self._store, self._settings = service, store, settings
         self._controller = Controller(service, store, launcher, settings)
 

@@ -6,51 +6,55 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
-import sys
+import socket
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from parfocal import v1
 from parfocal.runtime.errors import OutOfMemoryError, ParfocalError, QueueFullError, UnavailableError
 from parfocal.runtime.jobs.device.lock import Devices, Loan
 from parfocal.runtime.jobs.device.use import Use
+from parfocal.runtime.jobs.fork_server import Program
+from parfocal.runtime.jobs.processes import Process, WorkerProcesses
 from parfocal.runtime.methods.service import Service
 from parfocal.runtime.settings import Settings
 
 _log = logging.getLogger(__name__)
+WARM_WORKER: Final = "parfocal.runtime.server.interactive_worker"
 _POLL_SECONDS = 0.2
+_END_SECONDS = 0.02
 _LONGEST_ANSWER = 2**20
 _LOG_BYTES = 10 * 2**20
 
 
 @dataclass(frozen=True)
 class _Worker:
-    process: asyncio.subprocess.Process
+    process: Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
     log: Path
 
     async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the answers to one question; the last one has no progress."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.process.stdin.write(json.dumps(question).encode() + b"\n")
-            await self.process.stdin.drain()
-        while line := await self.process.stdout.readline():
-            answer = json.loads(line)
-            yield answer
-            if "progress" not in answer:
-                return
-        raise self._loss(await self.process.wait())
+        with contextlib.suppress(ConnectionError):
+            self.writer.write(json.dumps(question).encode() + b"\n")
+            await self.writer.drain()
+            while line := await self.reader.readline():
+                answer = json.loads(line)
+                yield answer
+                if "progress" not in answer:
+                    return
+        raise self._loss(await self.end())
 
-    def kill(self) -> None:
-        """End it by force, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+    async def end(self) -> int:
+        """Wait until the process has ended; return its exit code."""
+        while (code := self.process.poll()) is None:
+            await asyncio.sleep(_END_SECONDS)
+        return code
 
     def _loss(self, code: int) -> ParfocalError:
         if code == -signal.SIGKILL:
@@ -72,9 +76,9 @@ class WarmWorker:
     once there has been no image for `spare_seconds`.
     """
 
-    def __init__(self, service: Service, module: str, device: Devices, settings: Settings) -> None:
+    def __init__(self, service: Service, processes: WorkerProcesses, device: Devices, settings: Settings) -> None:
         self._service = service
-        self._module = module
+        self._processes = processes
         self._device = device
         self._settings = settings
         kind = v1.JOB_KIND_PREDICTION
@@ -109,7 +113,7 @@ class WarmWorker:
         if self._turn.locked():
             yield {"progress": {"stage": "waiting for other images"}}
         async with self._turn:
-            if self._worker is None or self._worker.process.returncode is not None:
+            if self._worker is None or self._worker.process.poll() is not None:
                 yield {"progress": {"stage": "waiting for the worker"}}
                 async with contextlib.aclosing(self._take_device(deadline, project)) as taking:
                     async for loan in taking:
@@ -148,7 +152,7 @@ class WarmWorker:
         worker = self._worker
         if worker is not None:
             self._end("the service is stopped")
-            await worker.process.wait()
+            await worker.end()
 
     async def _start(self, loan: Loan) -> _Worker:
         try:
@@ -157,21 +161,20 @@ class WarmWorker:
             # It is written to for as long as there are single images, so it never grows old.
             if log.exists() and log.stat().st_size > _LOG_BYTES:
                 log.replace(log.with_name(f"{log.name}.1"))
-            with log.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-m", "parfocal.runtime.server.interactive_worker", self._module),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=output,
-                    limit=_LONGEST_ANSWER,
-                    pass_fds=loan.files,
-                    env={**os.environ, **loan.environment} if loan.environment else None,
-                )
+            ours, other = socket.socketpair()
+            with other, log.open("ab") as output:
+                standard = (other.fileno(), other.fileno(), output.fileno())
+                program = Program(WARM_WORKER, [self._processes.module], standard, loan.files)
+                try:
+                    process = self._processes.start(program, loan.environment)
+                except OSError:
+                    ours.close()
+                    raise
         finally:
             loan.close()
         _log.info("warm worker started", extra={"pid": process.pid})
-        return _Worker(process, log)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_ANSWER)
+        return _Worker(process, reader, writer, log)
 
     async def _take_device(self, deadline: float, project: str) -> AsyncGenerator[str | Loan, None]:
         """Yield what is waited for, in words, whenever that changes, and at last the device."""
@@ -213,7 +216,7 @@ class WarmWorker:
             await asyncio.sleep(_POLL_SECONDS)
             if self._turn.locked() or self._worker is not worker:
                 continue
-            if worker.process.returncode is not None:
+            if worker.process.poll() is not None:
                 self._end("it is gone")
             elif time.monotonic() - self._used > self._settings.warm_idle_seconds:
                 self._end("it was idle")
@@ -225,7 +228,8 @@ class WarmWorker:
     def _end(self, why: str) -> None:
         if self._worker is not None:
             _log.info("warm worker ends", extra={"pid": self._worker.process.pid, "why": why})
-            self._worker.kill()
+            self._processes.end(self._worker.process)
+            self._worker.writer.close()
             self._worker = None
 
     def _require_running(self) -> None:
