@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
 import re
@@ -153,6 +154,18 @@ def test_a_dataset_shows_its_images_and_suitable_methods(visitor: Visitor, datas
     again = visitor.http.get(first, headers={"If-None-Match": picture.headers["etag"]})
     assert again.status_code == 304
     assert "Fake 2D" in visitor.open(f"methods?dataset={dataset}").text
+
+
+def test_the_picture_of_a_large_image_is_that_of_its_tiles(
+    visitor: Visitor, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = visitor.open("data/fibres/1/viewer.json").json()
+    info = config["images"][0]["layers"][0]["info"]
+    wait_for(lambda: visitor.http.get(info).json().get("state") == "ready", 120, "the tiles")
+    (first, *_) = re.findall(r'src="([^"]+pictures[^"]+)"', visitor.open("data/fibres/1").text)
+    monkeypatch.setattr("parfocal.portal.pages.files._LARGE", 1)
+    drawn = visitor.http.get(f"{first.partition('?')[0]}?side=512").content
+    assert drawn == visitor.http.get(info.replace("/info", "/thumbnail")).content
 
 
 def test_a_model_says_whether_to_trust_it_with_scores_images_and_report(visitor: Visitor, model: str) -> None:
@@ -312,6 +325,8 @@ def test_what_another_project_shares_is_listed_and_used_like_ones_own(
     assert "Delete" not in model_page
     form = visitor.open("train?method=fake-2d&dataset=lab-b/beads:1").text
     assert '<option value="lab-b/beads:1" selected>' in form
+    (sheet,) = re.findall(r'src="([^"]+patches.png[^"]+)"', form)
+    assert visitor.http.get(html.unescape(sheet)).headers["content-type"] == "image/png"
     assert "<option>lab-b/theirs:1</option>" in form
     sent = {"method": "fake-2d", "dataset": "lab-b/beads:1", "model": "ours", "initial": "lab-b/theirs:1"}
     started = visitor.send("train", follow=False, request_id="on-theirs", **sent, **{"p.epochs": "1"})

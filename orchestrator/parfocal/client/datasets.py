@@ -14,7 +14,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, is_makers_format, shown_name
 from parfocal.client.formats.layout import laid_out
 from parfocal.client.formats.plates import is_plate, is_zarr
-from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
+from parfocal.client.published import OnDamaged, log_damaged, manifest_of, read_manifest, read_published
 from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets import folder as folders
@@ -124,7 +124,7 @@ def list_datasets(
     projects share with this one follow.
     """
     return read_published(
-        client, "dataset", lambda entry: read_manifest(client, entry.uri, DatasetManifest), on_damaged, shared=shared
+        client, "dataset", lambda entry: manifest_of(client, entry, DatasetManifest), on_damaged, shared=shared
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from parfocal import v1
 from parfocal.client.client import Client
-from parfocal.client.published import OnDamaged, log_damaged, read_manifest, read_published
+from parfocal.client.published import OnDamaged, log_damaged, manifest_of, read_published
 from parfocal.client.transfer import OnProgress, download_files, no_progress, refuse_existing
 from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, UNCERTAINTY_FACTOR, ModelManifest
@@ -116,4 +116,4 @@ def publish_import(
 def _summary(client: Client, entry: v1.Entry) -> ModelSummary:
     said = entry.model.verdict
     verdict = Verdict(said.state, tuple(said.reasons), said.job, said.uri, tuple(said.next_steps))
-    return ModelSummary(read_manifest(client, entry.uri, ModelManifest), verdict, entry.uri)
+    return ModelSummary(manifest_of(client, entry, ModelManifest), verdict, entry.uri)

@@ -92,7 +92,7 @@ def sampled_dataset(client: Client, name: str) -> Iterator[tuple[Path, DatasetMa
         There is no such dataset, or the store does not answer.
     """
     manifest = read_dataset(client, name)
-    uri = client.dataset_uri(f"{manifest.dataset}:{manifest.version}")
+    uri = client.dataset_uri(client.catalog.title(manifest.project, manifest.dataset, manifest.version))
     chosen = set(_spread(entry.name for entry in manifest.files))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         download_files(client, uri, [entry for entry in manifest.files if entry.name in chosen], Path(scratch))

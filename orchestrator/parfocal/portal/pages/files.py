@@ -24,12 +24,15 @@ from parfocal.portal.portal import ClientHere
 from parfocal.portal.words import named
 from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import IMAGE_SUFFIXES
+from parfocal.runtime.images.pyramid import THUMBNAIL, tiles_digest
 from parfocal.runtime.store.manifests import FileEntry, ResultManifest
 from parfocal.runtime.store.store import Location
 
 router = APIRouter(prefix="/p/{project}")
 _SIDES: Final = (96, 240, 512, 1024)
 _SHOWN: Final = {".png": "image/png", ".html": "text/html; charset=utf-8"}
+# Bytes of a file beyond which its picture is that of the tiles.
+_LARGE: Final = 2**26
 _KEEP: Final = {"Cache-Control": "private, max-age=86400"}
 
 
@@ -114,6 +117,10 @@ def _picture(
     name = Path(entry.public_name)
     if name.suffix.lower() not in IMAGE_SUFFIXES:
         raise NotFoundError(f"{name.name} is no image.")
+    if entry.size > _LARGE:
+        # Not fetched and decoded for a small picture: the job that makes tiles has drawn one.
+        data = client.catalog.derived(tiles_digest(entry.sha256, labels=labels), THUMBNAIL)
+        return Response(data, media_type="image/png", headers={**_KEEP, "ETag": tag})
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         data = picture_of(fetched(client, place, entry, Path(scratch)), side, labels=labels)
     return Response(data, media_type="image/png", headers={**_KEEP, "ETag": tag})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from parfocal import v1
+from parfocal.client import Client
 from parfocal.client.datasets import list_datasets
 from parfocal.client.models import ModelSummary, list_models
 from parfocal.client.watching import FINAL_STATES
@@ -26,12 +30,14 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     jobs: list[v1.Job] = []
     models: list[ModelSummary] = []
     datasets: list[DatasetManifest] = []
+    with ThreadPoolExecutor(3, thread_name_prefix="start") as pool:
+        asked: list[Future[Any]] = [pool.submit(ask, client) for ask in (_recent_jobs, list_models, list_datasets)]
     try:
-        jobs = [job for job in client.jobs(limit=_RECENT) if not job.HasField("derivation")]
+        jobs = asked[0].result()
     except ParfocalError as error:
         problems.append(error.message)
     try:
-        models, datasets = list_models(client), list_datasets(client)
+        models, datasets = asked[1].result(), asked[2].result()
     except ParfocalError as error:
         problems.append(error.message)
     failed = [job for job in jobs if job.state == v1.JOB_STATE_FAILED]
@@ -52,6 +58,10 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
         results=[job for job in jobs if _is_result(job)][:5],
         uploads=portal.uploads.open(client.project)[:3],
     )
+
+
+def _recent_jobs(client: Client) -> list[v1.Job]:
+    return [job for job in client.jobs(limit=_RECENT) if not job.HasField("derivation")]
 
 
 @router.get("/search")
