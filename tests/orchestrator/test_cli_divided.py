@@ -28,6 +28,7 @@ from parfocal.runtime.errors import NotFoundError
 from parfocal.runtime.images.files import Image, PixelSize, write_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import check_request_id, new_request_id
+from parfocal.runtime.store.store import Location
 
 PARAMETERS = {"tile_size": 32}
 
@@ -115,10 +116,13 @@ def test_a_command_that_was_stopped_goes_on_with_what_is_there(
     assert jobs.keys() == {request_id, first.request_id, second.request_id, step_id(second.request_id, "2")}
     assert {job.prediction.input_uri for job in jobs.values()} == {uri}
     assert (tmp_path / "out" / "a.tif").exists()
-    # What was merged is gone: it is done again.
+    # What was merged is gone, and so are the images: it is done again.
     client.catalog.delete("result", request_id)
+    for item in list(client.store.objects(Location.parse(uri))):
+        client.store.delete(item.location)
     result = run(*command, tmp_path / "anew")
     assert result.code == 0, result.err
+    assert "Uploading" in result.err
     assert (tmp_path / "anew" / "a.tif").read_bytes() == (tmp_path / "out" / "a.tif").read_bytes()
     assert step_id(request_id, "2") in jobs_of(client, request_id)
 

@@ -10,6 +10,7 @@ from parfocal.cli._errors import DETACHED, FAILED
 from parfocal.cli._progress import transfer, waiting
 from parfocal.cli._render import print_json, say, warn
 from parfocal.cli._work import finish, job_json, show_failure
+from parfocal.runtime.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,10 +35,20 @@ def predict_in_parts(
     if (done := parts.find_done(client, request_id)) is not None:
         say(f"The same images were predicted before, by the job {done.id}. Using that.")
         return done
-    uri = parts.known_inputs(client, request_id, count) or _upload(client, paths, axes, part)
-    request = prediction_request(step.model.uri, uri, step.parameters, request_id=request_id)
+
+    def start(uri: str) -> tuple[v1.StartJobRequest, list[v1.Job]]:
+        request = prediction_request(step.model.uri, uri, step.parameters, request_id=request_id)
+        return request, [parts.find_or_start(client, each) for each in parts.part_requests(request, count)]
+
     say(f"{count} jobs predict a part each; a last one merges them.")
-    jobs = [parts.find_or_start(client, each) for each in parts.part_requests(request, count)]
+    known = parts.known_inputs(client, request_id, count)
+    try:
+        request, jobs = start(known or _upload(client, paths, axes, part))
+    except NotFoundError:
+        if not known:
+            raise
+        # What was uploaded before has been removed meanwhile.
+        request, jobs = start(_upload(client, paths, axes, part))
     for job in jobs:
         say(f"Job {job.id}")
     try:

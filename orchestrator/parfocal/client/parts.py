@@ -22,6 +22,7 @@ from parfocal.client.watching import FINAL_STATES
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, ParfocalError, Violation
 from parfocal.runtime.store.manifests import MOST_PARTS, PART, ResultManifest
 from parfocal.runtime.store.publish import sha256_of
+from parfocal.runtime.store.store import patiently
 
 LARGE_PIXELS: Final = 2**28
 """Pixels of an image from which on it is worth while to divide it: each job reads the whole image first."""
@@ -109,7 +110,7 @@ def known_inputs(client: Client, request_id: str, count: int) -> str:
 def find_or_start(client: Client, request: v1.StartJobRequest) -> v1.Job:
     """Return the job of a request that is under way or has succeeded; start it if there is none, or only failed ones.
 
-    A job whose result was deleted is done again, too.
+    A job whose result was deleted is done again, too, and so is one that was asked for something else.
     """
     for attempt in itertools.count(1):
         tried = _copy(request)
@@ -121,7 +122,7 @@ def find_or_start(client: Client, request: v1.StartJobRequest) -> v1.Job:
                 return client.start(tried, wait_for_queue=True)
             except AlreadyExistsError:
                 continue  # its record was deleted, its result was not
-        if job.state not in _BADLY and not _is_gone(client, job):
+        if job.prediction == tried.prediction and job.state not in _BADLY and not _is_gone(client, job):
             return job
     raise AssertionError
 
@@ -142,7 +143,7 @@ def wait_for_parts(client: Client, jobs: Sequence[v1.Job], tell: Callable[[Seque
         if all(job.state in FINAL_STATES for job in standing):
             return standing
         time.sleep(_PAUSE_SECONDS)
-        standing = [job if job.state in FINAL_STATES else client.get(job.id) for job in standing]
+        standing = [job if job.state in FINAL_STATES else _as_it_stands(client, job) for job in standing]
 
 
 def remove_parts(client: Client, jobs: Iterable[v1.Job]) -> None:
@@ -171,6 +172,11 @@ def _attempts(client: Client, request_id: str) -> Iterator[v1.Job]:
             yield client.get(_attempt_id(request_id, attempt))
         except NotFoundError:
             return
+
+
+def _as_it_stands(client: Client, job: v1.Job) -> v1.Job:
+    """Return a job as it stands now, also if no service answers for some minutes."""
+    return patiently(lambda: client.get(job.id), client.patience)
 
 
 def _cancelled(client: Client, jobs: Sequence[v1.Job]) -> list[v1.Job]:

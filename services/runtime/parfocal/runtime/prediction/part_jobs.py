@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -49,6 +50,8 @@ def predict_part(context: JobContext, model: LoadedModel, inputs: Sequence[Input
             path, reason = _compute(context, model, parameters, item, share, (number, len(inputs)))
         outputs = {}
         if path is not None:
+            if item.image is not None:
+                pace.add_pixels(math.prod(item.image.pixels.shape) // spec.part.count)
             with pace.stage("writing"):
                 files.append(send(context, path))
             outputs = {PART: files[-1].name}
