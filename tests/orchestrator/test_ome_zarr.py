@@ -62,6 +62,7 @@ def test_pixels_axes_size_and_channels_are_kept(tmp_path: Path, out: Path, versi
     assert image.axes == "TCZYX"
     np.testing.assert_array_equal(image.pixels, STACK)
     assert image.pixel_size == PixelSize(0.2, 0.1, 0.5)
+    assert image.acquired.channels == ("DAPI", "GFP", "phase")
     assert notes == {"converted": "channels DAPI, GFP, phase"}
 
 

@@ -21,6 +21,7 @@ from parfocal.client.convert import convert
 from parfocal.client.exports import Exporter, Formats
 from parfocal.client.formats.zarr_writer import write_zarr
 from parfocal.runtime.errors import PreconditionError
+from parfocal.runtime.images.acquired import Acquired
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.store.manifests import FileEntry, ResultFile, ResultManifest
 
@@ -62,6 +63,16 @@ def test_an_image_has_levels_axes_and_size(tmp_path: Path, version: Any) -> None
 
 
 @VERSIONS
+def test_viewers_show_each_channel_from_dark_to_bright(tmp_path: Path, version: Any) -> None:
+    pixels = np.stack([RNG.integers(100, 300, (80, 90)), RNG.integers(5000, 9000, (80, 90))]).astype(np.uint16)
+    write_zarr(tmp_path / "a.ome.zarr", Image(pixels, "CYX"), name="a", version=version)
+    for channel, plane in zip(described(tmp_path / "a.ome.zarr", version)["omero"]["channels"], pixels, strict=True):
+        window = channel["window"]
+        assert (window["min"], window["max"]) == (0, 65_535)
+        assert plane.min() <= window["start"] < np.median(plane) < window["end"] <= plane.max()
+
+
+@VERSIONS
 @pytest.mark.parametrize(
     ("shape", "axes", "dtype"),
     [
@@ -75,12 +86,14 @@ def test_what_was_written_is_read_as_it_was(
     tmp_path: Path, version: Any, shape: tuple[int, ...], axes: str, dtype: str
 ) -> None:
     pixels = RNG.integers(0, 200, shape).astype(dtype)
-    image = Image(pixels, axes, PixelSize(0.2, 0.1, 0.5 if "Z" in axes else None))
+    known = Acquired(("DAPI", "GFP")[: dict(zip(axes, shape, strict=True)).get("C", 0)], 2.0 if "T" in axes else None)
+    image = Image(pixels, axes, PixelSize(0.2, 0.1, 0.5 if "Z" in axes else None), acquired=known)
     write_zarr(tmp_path / "a.ome.zarr", image, name="a", version=version)
     (tmp_path / "out").mkdir()
     made, _ = convert(tmp_path / "a.ome.zarr", tmp_path / "out")
     again = read_image(made)
     assert (again.axes, again.pixel_size, again.pixels.dtype) == (axes, image.pixel_size, pixels.dtype)
+    assert again.acquired == known
     np.testing.assert_array_equal(again.pixels, pixels)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from parfocal.client.formats.plates import ZARR, field_stem, fields_of, is_plate, is_zarr, plate_of
 from parfocal.client.formats.source import Chosen, Source, choose, copied, refusal
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
+from parfocal.runtime.images.acquired import Acquired, acquired
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, write_image
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
@@ -155,7 +156,7 @@ def convert(path: Path, folder: Path, part: Part = WHOLE, axes: str = "") -> tup
     try:
         with _opened(path, part, axes) as (source, chosen):
             pixels = copied(source, chosen, Scratch(folder))
-        image = Image(pixels, chosen.axes, source.pixel_size)
+        image = Image(pixels, chosen.axes, source.pixel_size, acquired=_acquired(source, chosen))
         write_image(target, image, labels=bool(part.labels))
     except MemoryError as error:
         name = shown_name(path)
@@ -211,6 +212,17 @@ def _chosen(source: Source, part: Part, axes: str) -> Chosen:
         numbers[letter] = range(first - 1, last)
         words.append(f"{title} {first} to {last}")
     return choose(source, numbers, axes, "; ".join(words))
+
+
+def _acquired(source: Source, chosen: Chosen) -> Acquired:
+    """Return what the file says of the acquisition, with the names of the channels that are taken."""
+    numbers = chosen.numbers[source.axes.index("C")] if "C" in source.axes else None
+    taken = range(len(source.channels)) if numbers is None else numbers
+    names = [source.channels[each] if each < len(source.channels) else "" for each in taken]
+    if source.channels == tuple(map(str, range(1, len(source.channels) + 1))):
+        # Numbers stand for names where a file has none.
+        names = []
+    return acquired(names, source.seconds, date=source.date)
 
 
 def _channel(source: Source, length: int, wanted: str) -> int:

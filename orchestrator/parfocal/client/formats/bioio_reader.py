@@ -5,8 +5,9 @@ It is imported only when such a file is met, because that takes a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +88,8 @@ def _check_scenes(path: Path, name: str, scenes: Sequence[str]) -> None:
 def _source(image: Any, name: str, scene: str) -> Source:
     size, notes = pixel_size(image)
     axes, shape = str(image.dims.order), tuple(int(length) for length in image.shape)
+    interval = _said(lambda: image.time_interval)
+    seconds = interval.total_seconds() if isinstance(interval, timedelta) else interval
     lazy = image.get_image_dask_data(axes)
     return Source(
         name=name,
@@ -99,9 +102,19 @@ def _source(image: Any, name: str, scene: str) -> Source:
         scene=scene,
         channels=tuple(str(each) for each in image.channel_names or ()),
         pixel_size=size,
+        seconds=seconds,
+        date=_said(lambda: image.standard_metadata.imaging_datetime) or "",
         notes=notes,
         rgb="S" in axes,
     )
+
+
+def _said(ask: Callable[[], Any]) -> Any:
+    """Return what a file says of itself; None where its reader does not know, or stumbles over it."""
+    try:
+        return ask()
+    except Exception:  # readers of foreign formats raise anything
+        return None
 
 
 def pixel_size(image: Any) -> tuple[PixelSize | None, tuple[Note, ...]]:

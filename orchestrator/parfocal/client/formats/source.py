@@ -42,6 +42,8 @@ class Source:
         Names of the channels, as far as the file has them.
     pixel_size
         In µm; None where it is unknown.
+    seconds, date
+        Time between frames, and when the image was taken; see `Acquired`.
     notes
         What was left out or guessed.
     faults
@@ -61,6 +63,8 @@ class Source:
     scene: str = ""
     channels: tuple[str, ...] = ()
     pixel_size: PixelSize | None = None
+    seconds: float | None = None
+    date: str = ""
     notes: tuple[Note, ...] = ()
     faults: Callable[[], tuple[Note, ...]] = lambda: ()
     rgb: bool = False

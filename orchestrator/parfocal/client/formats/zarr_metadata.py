@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from parfocal.client.formats.source import refusal
 from parfocal.runtime.datasets.findings import some
+from parfocal.runtime.images.acquired import in_seconds
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
@@ -169,6 +170,14 @@ def _scale(transformations: Any) -> tuple[float, ...]:
         if _mapping(each).get("type") == "scale" and isinstance(each.get("scale"), Sequence):
             return tuple(float(value) for value in each["scale"])
     return ()
+
+
+def time_step(image: Multiscale) -> float | None:
+    """Return the time between two frames in seconds; None where it has no unit."""
+    place = image.axes.find("T")
+    if place < 0 or len(image.scale) != len(image.axes) or len(image.units) != len(image.axes):
+        return None
+    return in_seconds(image.scale[place], image.units[place])
 
 
 def pixel_size(image: Multiscale) -> tuple[PixelSize | None, tuple[Note, ...]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.client.formats.source import Source, number_of_scene, refusal
-from parfocal.client.formats.zarr_metadata import images_of, labels_of, pixel_size
+from parfocal.client.formats.zarr_metadata import images_of, labels_of, pixel_size, time_step
 from parfocal.runtime.datasets.findings import count
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.images.notes import Note
@@ -75,6 +75,7 @@ def opened_zarr(path: Path, name: str, scene: str, labels: str) -> Iterator[Sour
             scene=scene,
             channels=image.channels,
             pixel_size=size,
+            seconds=time_step(image),
             notes=notes,
             # Where there are no labels, writers leave blocks out.
             faults=(lambda: ()) if labels else blocks.faults,

@@ -7,6 +7,7 @@ columns as the one before: means of intensities, single pixels of labels.
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import uuid
 from pathlib import Path
@@ -27,6 +28,8 @@ _SIDE: Final = 512
 _SMALLEST: Final = 512
 _DEPTH: Final = 8
 _TYPES: Final = {"T": "time", "C": "channel"}
+_CONTRAST: Final = (0.5, 99.8)
+_OF_CHANNELS: Final = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 _COLOURS: Final = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
 
 
@@ -89,7 +92,9 @@ def _write(folder: Path, image: Image, name: str, labels: bool, version: Version
     if labels:
         content["image-label"] = {} if version == "0.5" else {"version": version}
     if rgb:
-        content["omero"] = {"channels": [_channel(each, pixels.dtype) for each in _COLOURS]}
+        content["omero"] = {"channels": [_channel(*each, _whole_range(pixels.dtype)) for each in _COLOURS]}
+    elif not labels:
+        content["omero"] = {"channels": _channels(image, axes, larger)}
     group.attrs.update({"ome": {"version": version, **content}} if version == "0.5" else content)
 
 
@@ -146,9 +151,10 @@ def _multiscale(image: Image, axes: str, name: str, levels: int, version: Versio
     """Return the description of an image and its levels."""
     size = image.pixel_size
     lengths = {} if size is None else {"X": size.x, "Y": size.y, "Z": size.z}
+    lengths["T"] = image.acquired.seconds
     described = []
     for axis in axes:
-        unit = {"unit": "micrometer"} if lengths.get(axis) is not None else {}
+        unit = {"unit": "second" if axis == "T" else "micrometer"} if lengths.get(axis) is not None else {}
         described.append({"name": axis.lower(), "type": _TYPES.get(axis, "space"), **unit})
     datasets = []
     for level in range(levels):
@@ -161,8 +167,32 @@ def _multiscale(image: Image, axes: str, name: str, levels: int, version: Versio
     return found if version == "0.5" else {"version": version, **found}
 
 
-def _channel(colour: tuple[str, str], dtype: np.dtype[Any]) -> dict[str, Any]:
-    label, hexadecimal = colour
-    end = int(np.iinfo(dtype).max) if dtype.kind in "ui" else 1
-    window = {"min": 0, "max": end, "start": 0, "end": end}
+def _channels(image: Image, axes: str, smallest: Any) -> list[dict[str, Any]]:
+    """Return name, colour and contrast of each channel: from dark to bright pixels of the smallest level."""
+    count = smallest.shape[axes.index("C")] if "C" in axes else 1
+    names = image.acquired.fitting(image.axes, image.pixels.shape).channels or tuple(map(str, range(1, count + 1)))
+    colours = ["FFFFFF"] if count == 1 else _OF_CHANNELS
+    found = []
+    for number, name in enumerate(names):
+        # The middle of planes and frames stands for all of them.
+        place = {"C": number, "Z": smallest.shape[axes.index("Z")] // 2 if "Z" in axes else 0}
+        place["T"] = smallest.shape[axes.index("T")] // 2 if "T" in axes else 0
+        plane = np.asarray(smallest[tuple(slice(None) if axis in "YX" else place[axis] for axis in axes)])
+        start, end = (float(value) for value in np.percentile(plane, _CONTRAST))
+        limits = float(plane.min()), float(plane.max())
+        lowest, highest = _whole_range(plane.dtype) if plane.dtype.kind in "ui" else limits
+        if not all(map(math.isfinite, (start, end, lowest, highest))):
+            start, end, lowest, highest = 0, 1, 0, 1
+        window = (lowest, highest, start, end if end > start else start + 1)
+        found.append(_channel(name, colours[number % len(colours)], window))
+    return found
+
+
+def _whole_range(dtype: np.dtype[Any]) -> tuple[float, ...]:
+    return (0, int(np.iinfo(dtype).max)) if dtype.kind in "ui" else (0, 1)
+
+
+def _channel(label: str, hexadecimal: str, limits: tuple[float, ...]) -> dict[str, Any]:
+    """Return the description of a channel; `limits` are its lowest and highest value, and those that are shown."""
+    window = dict(zip(("min", "max", "start", "end"), (*limits[:2], *limits[-2:]), strict=True))
     return {"label": label, "color": hexadecimal, "active": True, "window": window}

@@ -18,11 +18,11 @@ from parfocal import v1
 from parfocal.qc.evaluation.advice import UNSEEN, next_steps
 from parfocal.qc.evaluation.inputs import Inputs, ItemT
 from parfocal.qc.evaluation.publish import evaluation_published_before, publish_evaluation
+from parfocal.qc.evaluation.room import workers_that_fit
 from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.evaluation.score_each import score_each
 from parfocal.qc.evaluation.statistics import INTERVAL, image_scores, summarise_scores
 from parfocal.qc.evaluation.verdict import Judgement, baseline_ahead, seen_in_training, with_test, with_unscorable
-from parfocal.qc.metrics.parallel import workers_for
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import (
@@ -111,6 +111,8 @@ class Judge(ABC, Generic[ParametersT, ItemT, ScoredT]):
     kinds: ClassVar[tuple[Kind, ...]] = ("baseline", "prediction")
     definition: ClassVar[str]
     """Definitions of the numbers, to be printed beside them."""
+    pixel_bytes: ClassVar[int] = 0
+    """Bytes of memory that an image takes for each of its pixels while it is scored, as measured; 0 if unknown."""
 
     def __init__(self, context: JobContext, parameters: ParametersT, folder: Path) -> None:
         self.context, self.parameters, self.folder = context, parameters, folder
@@ -218,6 +220,7 @@ def run_evaluation(
     folder = empty_folder(context.scratch / "evaluation")
     judge = judge_class(context, context.parameters, folder)
     inputs = judge.inputs()
+    workers = workers_that_fit(inputs.items, judge.pixel_bytes)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     judge.prepare(inputs)
     unscorable: dict[str, str] = {}
@@ -229,7 +232,7 @@ def run_evaluation(
         shown=lambda each: _shown(judge, each),
         unscorable=unscorable,
         left_out=left_out,
-        workers=workers_for(item.shape for item in inputs.items),
+        workers=workers,
     )
     scored = judge.collect(stream, inputs.items)
     context.stages.enter("reporting")

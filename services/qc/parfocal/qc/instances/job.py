@@ -89,6 +89,7 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
     shown = SHOWN
     counted = COUNTED
     headline = ("mean_accuracy",)
+    pixel_bytes = 40
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:

@@ -68,6 +68,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     metrics = METRICS
     shown = SHOWN
     headline = ("psnr", "ssim", "nrmse", "ssim_inside")
+    pixel_bytes = 90
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
     definition = DEFINITION
 

@@ -67,6 +67,7 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
     metrics = METRICS
     shown = SHOWN
     headline = ("iou", "dice", "boundary_f1")
+    pixel_bytes = 50
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:

@@ -22,6 +22,7 @@ import numpy as np
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
 
 from parfocal.runtime.images._tiff_sizes import elements, has_size, ome_pixel_size, tagged_pixel_size
+from parfocal.runtime.images.acquired import UNKNOWN, Acquired, imagej_acquired, ome_acquired
 from parfocal.runtime.images.notes import Note
 
 # Their planes or positions are laid out in the makers' own ways; bioio reads them on the way in.
@@ -110,6 +111,7 @@ class FileFacts(NamedTuple):
     notes: tuple[Note, ...] = ()
     alpha: bool = False
     inverted: int = 0
+    acquired: Acquired = UNKNOWN
 
 
 class _UnfittingError(Exception):
@@ -219,7 +221,8 @@ def _describe(tif: TiffFile, max_pixels: int, axes: str) -> FileFacts:
         notes.append(Note("lossy"))
     if page.compression in _PERHAPS_LOSSY:
         notes.append(Note("perhaps-lossy", COMPRESSION(page.compression).name))
-    return FileFacts(shape, letters, series.dtype, rgb, pixel_size, tuple(notes), alpha, inverted)
+    told = ome_acquired(root) if root is not None else imagej_acquired(tif.imagej_metadata or {})
+    return FileFacts(shape, letters, series.dtype, rgb, pixel_size, tuple(notes), alpha, inverted, told)
 
 
 def transparent(planes: bool = False) -> UnusableError:

@@ -38,6 +38,7 @@ from parfocal.runtime.images._raster import decode_raster, describe_raster, enco
 from parfocal.runtime.images._tiff import FileFacts, UnusableError, opened_tiff, transparent
 from parfocal.runtime.images._tiff_levels import CLASSIC_TIFF_BYTES, is_large, planes_of, write_levels
 from parfocal.runtime.images._tiff_pixels import decode_tiff, decode_tiff_into, is_plain, map_tiff
+from parfocal.runtime.images.acquired import UNKNOWN, Acquired
 from parfocal.runtime.images.axes import ORDER, arrange, name_axes, override_axes
 from parfocal.runtime.images.notes import Note, reader_reports
 from parfocal.runtime.images.scratch import Scratch, blocks, contiguous, release
@@ -101,19 +102,22 @@ class ImageHeader:
     axes: str
     pixel_size: PixelSize | None
     notes: tuple[Note, ...] = ()
+    acquired: Acquired = UNKNOWN
 
 
 @dataclass(frozen=True)
 class Image:
     """Pixels with the meaning of their axes; ``len(axes) == pixels.ndim``.
 
-    `notes` are what was dropped, converted or guessed when they were read.
+    `notes` are what was dropped, converted or guessed when they were read; of `acquired`, which is kept, what does not
+    fit the axes is left out when the image is written.
     """
 
     pixels: NDArray[Any]
     axes: str
     pixel_size: PixelSize | None = None
     notes: tuple[Note, ...] = ()
+    acquired: Acquired = UNKNOWN
 
 
 def inspect_image(
@@ -195,7 +199,8 @@ def open_image(
         stays = isinstance(decode, Decoder) and decode.unchanged and not (labels and header.dtype.kind == "f")
         if not scratch.holds(header.shape, header.dtype) and isinstance(decode, Decoder) and stays:
             pixels, reported = decode.mapped(scratch)
-            return Image(pixels, header.axes, header.pixel_size, _with(header.notes, reported))
+            notes = _with(header.notes, reported)
+            return Image(pixels, header.axes, header.pixel_size, notes, header.acquired)
         return _decoded(header, decode, labels)
 
 
@@ -217,7 +222,7 @@ def _decoded(header: ImageHeader, decode: Callable[[], tuple[NDArray[Any], Seque
             notes.append(Note("labels-rounded", f"{native.dtype}, labels above {exact}"))
         native = whole
         notes.append(Note("labels-from-floats"))
-    return Image(native, header.axes, header.pixel_size, tuple(notes))
+    return Image(native, header.axes, header.pixel_size, tuple(notes), header.acquired)
 
 
 def _with(notes: Sequence[Note], reported: Sequence[Note]) -> tuple[Note, ...]:
@@ -271,6 +276,7 @@ def write_image(path: Path, image: Image, *, compress: bool = True, labels: bool
         "Creator": "Parfocal",
         "UUID": _content_uuid(pixels, image),
     }
+    metadata |= image.acquired.fitting(image.axes, pixels.shape).metadata()
     resolution = None
     if size is not None:
         for axis, length in (("X", size.x), ("Y", size.y), ("Z", size.z)):
@@ -468,7 +474,8 @@ def _header(path: Path, facts: FileFacts, limits: ImageLimits, axes: str = "") -
     lengths = tuple(3 if letter == "S" else length for letter, length in kept)
     named = "".join(letter for letter, _ in kept)
     pixel_size = None if facts.pixel_size is None else PixelSize(*facts.pixel_size)
-    return ImageHeader(path, lengths, _native(dtype), named, pixel_size, tuple(notes)), letters
+    acquired = facts.acquired.fitting(named, lengths)
+    return ImageHeader(path, lengths, _native(dtype), named, pixel_size, tuple(notes), acquired), letters
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -483,5 +490,6 @@ def _content_uuid(pixels: NDArray[Any], image: Image) -> str:
     for (window,) in blocks(flat.shape):
         digest.update(flat[window].data)
         release(flat)
-    digest.update(f"{pixels.shape} {pixels.dtype.str} {image.axes} {image.pixel_size}".encode())
+    acquired = image.acquired.fitting(image.axes, pixels.shape).metadata() or ""
+    digest.update(f"{pixels.shape} {pixels.dtype.str} {image.axes} {image.pixel_size}{acquired}".encode())
     return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from parfocal import v1
@@ -267,7 +268,9 @@ def _written(
     for kind, image in predicted.images.items():
         path = folder / (f"{stem}.tif" if kind == PREDICTION else f"{kind}/{stem}.tif")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, image, labels=kind in predicted.labels)
+        # Channels are those of the network.
+        kept = replace(image, acquired=replace(item.image.acquired, channels=()))
+        write_image(path, kept, labels=kind in predicted.labels)
         sent[kind] = send(context, path)
     sent |= {kind: send(context, folder / name) for kind, name in predicted.files.items()}
     if predicted.boxes is not None:

@@ -16,6 +16,7 @@ from parfocal.runtime.datasets.view import DatasetView
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.drift import training_statistics
 from parfocal.runtime.images.files import PixelSize
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.methods.implementation import Batch, Example, Opened, TrainingDataRecord, ValidationImage
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 from parfocal.runtime.store.facts import Facts, Port
@@ -324,6 +325,7 @@ def _opened(
             spatial = iter(slice(start, stop) for start, stop in zip(region.start, region.stop, strict=True))
             window = tuple(slice(None) if axis in "CS" else next(spatial) for axis in plain)
             pixels = normaliser.apply(np.asarray(sources[region.index])[window], constants[region.index])
+            release(sources[region.index])
             bounds = tuple(zip(region.start, region.stop, strict=True))
             whole = Patch(region.index, region.start, bounds)
             annotation = cut(annotations[region.index], whole, (region.shape[0], region.shape[1]), UNCHANGED)

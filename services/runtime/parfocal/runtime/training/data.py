@@ -430,6 +430,8 @@ def _opened(
                 if constants is not None:
                     planes = [normaliser.apply(*each) for each in zip(planes, constants[region.index], strict=True)]
                 stacked = targets_last(planes, images.target_axes)
+            for array in (sources[region.index], *(targets[region.index] if targets is not None else ())):
+                release(array)
             yield ValidationImage(region.stem, {images.source: channels_last(source, axes)}, stacked)
 
     statistics = training_statistics(sources)

@@ -18,12 +18,14 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import blocks, release
 
 IOU_LEVELS: Final = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The levels over which accuracy is averaged (Caicedo et al., Nature Methods 16, 1247, 2019)."""
 
 _SPLIT_SHARE: Final = 0.1
 _LARGEST_LABEL: Final = 2**53
+_PIXELS_AT_ONCE: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -251,17 +253,24 @@ def overlap(target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
             f"{name}: the prediction has shape {prediction.shape} and the target {target.shape}. Compare images of the "
             "same field and size."
         )
-    truth = _check_labels(target, f"{name} (target)").ravel()
-    guess = _check_labels(prediction, f"{name} (prediction)").ravel()
-    target_ids, truth = _numbered(truth)
-    prediction_ids, guess = _numbered(guess)
-    table = sparse.coo_array(
-        (np.ones(truth.size, np.int64), (truth, guess)), shape=(len(target_ids), len(prediction_ids))
-    ).tocsr()
+    if target.size == 0:
+        raise InvalidInputError(f"{name} (target) has no pixels.")
+    # Part by part, because the numbers and pairs of all pixels take many times the memory of the images.
+    found = []
+    for window in blocks(target.shape, _PIXELS_AT_ONCE):
+        truth = _check_labels(target[window], f"{name} (target)").ravel()
+        guess = _check_labels(prediction[window], f"{name} (prediction)").ravel()
+        found.append(_shared(truth, guess))
+        release(target)
+        release(prediction)
+    truth, guess, counts = (np.concatenate(each) for each in zip(*found, strict=True))
+    target_ids, truth = np.unique(truth, return_inverse=True)
+    prediction_ids, guess = np.unique(guess, return_inverse=True)
+    table = sparse.coo_array((counts, (truth, guess)), shape=(len(target_ids), len(prediction_ids))).tocsr()
     # Background, if there is any, comes first in both.
     first_target, first_prediction = int(target_ids[0] == 0), int(prediction_ids[0] == 0)
     objects = table[first_target:, first_prediction:].tocoo()
-    either = truth.size - (int(table[0, 0]) if first_target and first_prediction else 0)
+    either = target.size - (int(table[0, 0]) if first_target and first_prediction else 0)
     both = int(objects.data.sum())
     return Overlap(
         target_ids=target_ids[first_target:].astype(np.int64),
@@ -273,6 +282,19 @@ def overlap(target: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
         shared=objects.data.astype(np.int64),
         foreground_iou=both / either if either else 1.0,
     )
+
+
+def _shared(
+    truth: npt.NDArray[np.int64], guess: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the pairs of labels that pixels have, as two lists, and how many pixels have each."""
+    target_ids, rows = _numbered(truth)
+    prediction_ids, columns = _numbered(guess)
+    table = sparse.coo_array(
+        (np.ones(truth.size, np.int64), (rows, columns)), shape=(len(target_ids), len(prediction_ids))
+    )
+    pairs = table.tocsr().tocoo()
+    return target_ids[pairs.row].astype(np.int64), prediction_ids[pairs.col].astype(np.int64), pairs.data
 
 
 def _numbered(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
@@ -294,8 +316,6 @@ def f1_parts(target: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> tuple[fl
 
 
 def _check_labels(labels: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    if labels.size == 0:
-        raise InvalidInputError(f"{name} has no pixels.")
     if labels.dtype.kind not in "iuf":
         raise InvalidInputError(
             f"{name} is of type {labels.dtype}, so that it is not a label image. Give every object a number of its own."
