@@ -27,6 +27,7 @@ from support import ROOT
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.package_record import RECORD
 from parfocal.runtime.methods.service import Method, Service, load_service, values_struct
 from parfocal.runtime.packages.importing import import_package
@@ -158,6 +159,7 @@ class KeptModelSuite:
         # What the package says of itself is kept as its word.
         assert fields["package"]["verdict"] == "trusted"
         former = manifest.model_dump(mode="json")
+        former["normaliser"] = Normaliser.of_record(manifest.normaliser).record()
         for name in ("method", "axes", "parameters", "facts", "normaliser", "training_statistics", "pixel_size_um"):
             assert fields[name] == former[name], name
         back = ModelManifest.model_validate({**former, **fields})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import InvalidInputError, PreconditionError
 from parfocal.runtime.methods import normaliser as module
 from parfocal.runtime.methods.normaliser import Normaliser, NormaliserConstants
 
@@ -184,3 +184,13 @@ def test_all_frames_of_a_stack_have_one_scale() -> None:
     assert single.offset[0] == pytest.approx(constants.offset[0], abs=1)
     with pytest.raises(InvalidInputError, match="Frame 1"):
         normaliser.fit(np.full((2, 8, 8), np.nan), "TYX")
+
+
+def test_other_versions_read_what_a_model_says_of_it() -> None:
+    # Before there were constants a field of that name was refused, even without a value.
+    assert set(Normaliser().record()) == {"rule", "low", "high", "clip", "per"}
+    fixed = Normaliser(rule="fixed", constants=NormaliserConstants(offset=(1.0,), scale=(2.0,)))
+    assert Normaliser.of_record(fixed.record()) == fixed
+    assert Normaliser.of_record({"rule": "z-score", "of_a_newer_version": None}) == Normaliser(rule="z-score")
+    with pytest.raises(PreconditionError, match="of_a_newer_version"):
+        Normaliser.of_record({"rule": "z-score", "of_a_newer_version": 2.0})

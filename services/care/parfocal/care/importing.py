@@ -94,7 +94,7 @@ def import_package(method: Method, package: Package, folder: Path) -> dict[str, 
         if not (source / _CONFIG).exists():
             write_config(source, _guessed(method, shapes))
         fields = import_model(method, source, folder)
-    return {**fields, "normaliser": normaliser.model_dump(mode="json")}
+    return {**fields, "normaliser": normaliser.record()}
 
 
 def _guessed(method: Method, shapes: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def import_package(method: Method, package: Package, folder: Path) -> dict[str, 
         source = Path(scratch)
         write_source(method, package, source)
         fields = import_model(method, source, folder)
-    return {**fields, "normaliser": normaliser.model_dump(mode="json")}
+    return {**fields, "normaliser": normaliser.record()}
 
 
 def _parameters(method: Method, config: Values) -> tuple[Any, list[str]]:

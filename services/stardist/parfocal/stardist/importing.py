@@ -130,7 +130,7 @@ def import_package(method: Method, package: Package, folder: Path) -> dict[str, 
             (source / THRESHOLDS).write_text(json.dumps(thresholds), encoding="utf-8")
         shutil.copyfile(weights, source / weights_file("best"))
         fields = import_model(method, source, folder)
-    return {**fields, "normaliser": normaliser.model_dump(mode="json")}
+    return {**fields, "normaliser": normaliser.record()}
 
 
 def locate(method: Method, name: str) -> Path:

@@ -198,7 +198,7 @@ def manifest_fields(
         "parameters": parameters.model_dump(mode="json"),
         "facts": facts.model_dump(mode="json"),
         "weights": {name: {"epoch": 0} for name in weights},
-        "normaliser": (normaliser or implementation.normaliser).model_dump(mode="json"),
+        "normaliser": (normaliser or implementation.normaliser).record(),
         "warnings": list(warnings),
     }
 

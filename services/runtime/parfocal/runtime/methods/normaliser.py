@@ -7,7 +7,7 @@ volume, per channel, and never from a tile or a patch: training, prediction and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
 
-from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.errors import InvalidInputError, PreconditionError
 from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
 from parfocal.runtime.images.scratch import BLOCK_PIXELS, blocks, copied, release
 
@@ -66,6 +66,28 @@ class Normaliser(BaseModel):
         if (self.rule == "fixed") != (self.constants is not None):
             raise ValueError("constants are those of the fixed rule")
         return self
+
+    def record(self) -> dict[str, Any]:
+        """Return what a model's manifest says of it: no field without a value, so that older versions read it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def of_record(cls, fields: Mapping[str, Any]) -> Normaliser:
+        """Return what a manifest says.
+
+        Raises
+        ------
+        PreconditionError
+            A newer version of Parfocal wrote it, with something that this one does not know. To pass it over could
+            change what the model predicts.
+        """
+        unknown = sorted(name for name, value in fields.items() if name not in cls.model_fields and value is not None)
+        if unknown:
+            raise PreconditionError(
+                f"A newer version of Parfocal made this model: its normalisation has {', '.join(unknown)}, which this "
+                "version does not know. Upgrade this service, or use a model that it made itself."
+            )
+        return cls.model_validate({name: value for name, value in fields.items() if name in cls.model_fields})
 
     def fit(self, pixels: NDArray[Any], axes: str) -> NormaliserConstants:
         """Take the constants of one whole image or volume.

@@ -45,7 +45,7 @@ def load_model(
     view = ModelView(
         parameters=method.parse(v1.JOB_KIND_TRAINING, manifest.parameters),
         facts=manifest.facts,
-        normaliser=Normaliser.model_validate(manifest.normaliser),
+        normaliser=Normaliser.of_record(manifest.normaliser),
         axes=method.axes,
     )
     implementation: Implementation[Any, Any] = method.load(device)

@@ -165,7 +165,7 @@ class _Training:
         view = ModelView(
             parameters=context.method.parse(v1.JOB_KIND_TRAINING, model.parameters),
             facts=model.facts,
-            normaliser=Normaliser.model_validate(model.normaliser),
+            normaliser=Normaliser.of_record(model.normaliser),
             axes=model.axes,
         )
         initial: Learner = self._implementation.load(
@@ -376,7 +376,7 @@ class _Training:
             parameters=self._parameters.model_dump(mode="json"),
             citation=context.method.citation,
             axes=context.method.axes,
-            normaliser=self._implementation.normaliser.model_dump(mode="json"),
+            normaliser=self._implementation.normaliser.record(),
             facts=facts,
             weights=kept,
             training_statistics=dict(opened.record.statistics),
