@@ -15,5 +15,5 @@ def test_damaged_weights_are_refused_in_words(name: str, tmp_path: Path) -> None
     parsers = [parser for parser in parsers_here(tmp_path / "good") if parser.name == name]
     findings = run_inputs(4, 300, tmp_path, None, time.monotonic() + 20, parsers)
     assert not findings.defects
-    assert findings.counts["refused"] > 20
+    assert findings.counts["refused"] > 5
     assert findings.counts["accepted"], "all inputs are absurd: nothing deep is tested"

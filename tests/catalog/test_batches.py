@@ -13,7 +13,7 @@ from catalog_calls import Caller
 from parfocal import v1
 from parfocal.catalog.batches import Batches
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
-from parfocal.runtime.store.manifests import RESULT_MANIFEST
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location, Store
 
 Open = Callable[[str], tuple[Location, Location]]
@@ -64,6 +64,9 @@ def test_what_was_made_is_delivered_and_ends_an_image_once(call: Caller, opened:
     source, output = opened("ends")
     made = store.results / "default" / "job-1" / "a0001" / "plate" / "a.tif"
     store.write(made, b"predicted")
+    known = {"project": "default", "job": "job-1", "service": "fake", "method": "fake-2d", "kind": "prediction"}
+    result = ResultManifest(**known, verdict={"state": "failed"})  # type: ignore[arg-type]
+    store.write(store.results / "default" / "job-1" / RESULT_MANIFEST, result.to_bytes())
     item = listed(call, "ends")["plate/a.tif"]
 
     def outcome(uri: str) -> v1.BatchOutcome:
@@ -77,7 +80,7 @@ def test_what_was_made_is_delivered_and_ends_an_image_once(call: Caller, opened:
     assert (list(first.names), list(again.names)) == (["plate/a.tif"], [])
     assert store.read(output / "plate" / "a.tif") == b"predicted"
     rows = store.read(output / "manifests" / "t.csv").decode().splitlines()
-    assert rows[1] == f"plate/a.tif,ab,predicted,{output}/plate/a.tif,s3://m/1,job-1,0.000,"
+    assert rows[1] == f"plate/a.tif,ab,predicted,{output}/plate/a.tif,s3://m/1,job-1,0.000,,failed"
     assert listed(call, "ends")["plate/a.tif"].state == v1.BATCH_INPUT_STATE_ENDED
     reopened = call("OpenBatch", batch="ends", source_uri=str(source), output_uri=str(output))
     assert reopened.seconds_per_image == 2.5

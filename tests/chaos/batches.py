@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -406,6 +407,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the store, the logs and report.json")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True)
+    # Whoever ends this ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = run(options.out.resolve(), options.images, options.minutes, options.seed, options.fault_seconds)
     (options.out / "report.json").write_text(json.dumps(report.__dict__, indent=2))
     print("\n".join([report.sentence, *report.anomalies[:40]]))

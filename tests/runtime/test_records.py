@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from parfocal import v1
-from parfocal.runtime.errors import DamagedError, NotFoundError, PreconditionError, StaleWorkerError, UnavailableError
+from parfocal.runtime.errors import (
+    DamagedError,
+    InvalidParameterError,
+    NotFoundError,
+    PreconditionError,
+    StaleWorkerError,
+    UnavailableError,
+)
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.store.store import Store
 
@@ -94,6 +101,17 @@ def test_events_whose_answer_was_lost_are_not_reported_twice(
     assert lost
     events = [event.warning.text for event in jobs.events(jobs.read("records", job.id), 2)]
     assert events == ["first", "a", "b"]
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_a_repeated_request_with_a_number_that_is_none_is_the_callers_mistake(
+    jobs: JobStore, job: v1.Job, number: float
+) -> None:
+    # Found by `python -m fuzz`: the job exists, so its digest is compared before the parameters are looked at.
+    request = v1.StartJobRequest(project="records", request_id=job.id)
+    request.training.parameters.update({"seed": number})
+    with pytest.raises(InvalidParameterError, match="finite"):
+        jobs.repeated(request)
 
 
 def test_a_worker_of_an_older_attempt_is_refused(jobs: JobStore, job: v1.Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ _KINDS: Final = {
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _ATTEMPTS: Final = 3
+_PAUSE_SECONDS: Final = 2.0
 _THREADS: Final = 4
 _SIGNED_AT_ONCE: Final = 100
 _GROUP_BYTES: Final = 64 * 2**20
@@ -159,11 +161,18 @@ class Upload:
                 signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=again)[0]
             if signed.done:
                 return
-            if len(signed.requests) == 1:
-                statuses = [self._catalog.send(signed.requests[0], path)]
-            else:
-                with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-                    statuses = list(pool.map(partial(self._catalog.send, path=path), signed.requests))
+            try:
+                if len(signed.requests) == 1:
+                    statuses = [self._catalog.send(signed.requests[0], path)]
+                else:
+                    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                        statuses = list(pool.map(partial(self._catalog.send, path=path), signed.requests))
+            except UnavailableError:
+                # A busy store may miss one part of many, and what it has got is not sent again.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_PAUSE_SECONDS * (attempt + 1))
+                continue
             status = next((each for each in statuses if each >= 300), 0)
             if not status:
                 return

@@ -31,7 +31,7 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.images.files import IMAGE_SUFFIXES
 from parfocal.runtime.store.confinement import check_folders, confine
-from parfocal.runtime.store.manifests import RESULT_MANIFEST
+from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.names import check_name, check_request_id, is_job_id, is_name
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
@@ -39,7 +39,7 @@ LEDGERS: Final = "_batches"
 """Folder of a project's results with the ledgers."""
 MOST_INPUTS: Final = 500
 """Images that one call takes or brings to their end."""
-_COLUMNS: Final = ("input", "sha256", "state", "prediction", "model", "job", "seconds", "reason")
+_COLUMNS: Final = ("input", "sha256", "state", "prediction", "model", "job", "seconds", "reason", "verdict")
 _THEN: Final = " > "
 
 
@@ -333,9 +333,21 @@ class Ledger:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(_COLUMNS)
+        jobs = sorted({job for ended in ends for job in ended.jobs})
+        verdicts = dict(zip(jobs, each(self._verdict, jobs), strict=True))
         for ended in sorted(ends, key=lambda one: one.input):
-            writer.writerow(_row(ended))
+            writer.writerow([*_row(ended), _THEN.join(verdicts[job] for job in ended.jobs)])
         self._store.write(self._output / "manifests" / f"{name}.csv", text.getvalue().encode())
+
+    def _verdict(self, job: str) -> str:
+        """Return the verdict on a job's model at that time, as its result says it; "" where there is none."""
+        if not is_job_id(job):
+            return ""
+        try:
+            result = ResultManifest.at(self._store, self._store.results / self._project / job)
+        except DamagedError:
+            return ""
+        return str(result.verdict.get("state", "")) if result is not None else ""
 
 
 def _row(ended: Ended) -> list[Any]:

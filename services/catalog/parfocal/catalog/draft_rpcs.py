@@ -14,6 +14,7 @@ from parfocal.catalog.rpcs import Rpcs
 from parfocal.catalog.threads import in_thread
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.server.streams import next_message
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.housekeeping import scratch_folder
 from parfocal.runtime.store.store import Store
@@ -108,14 +109,15 @@ class DraftRpcs(Rpcs):
         self, requests: AsyncIterator[v1.WriteDraftFileRequest], _context: object
     ) -> v1.WriteDraftFileResponse:
         """Keep a file that operations of a draft refer to."""
-        first = await anext(requests, v1.WriteDraftFileRequest())
+        advice = "Send the whole file without a pause"
+        first = await next_message(requests, advice) or v1.WriteDraftFileRequest()
         project, _ = await self._known(first)
         with (
             scratch_folder(self._settings.state_folder / "scratch", "draft-") as scratch,
             tempfile.NamedTemporaryFile(dir=scratch) as file,
         ):
             size = await asyncio.to_thread(file.write, first.data)
-            async for request in requests:
+            while (request := await next_message(requests, advice)) is not None:
                 size += await asyncio.to_thread(file.write, request.data)
                 if size > LARGEST_FILE:
                     text = f"is larger than {LARGEST_FILE // 2**30} GiB"

@@ -211,8 +211,8 @@ def _darknet_layers(source: Path, shapes: list[tuple[int, ...]]) -> list[Layer]:
     each convolution follow offsets, scales, means, variances and the kernel.
     """
     data = source.read_bytes()
-    version = np.frombuffer(data[:8], "<i4")
-    if len(version) < 2 or not 0 <= version[0] < 1000 or not 0 <= version[1] < 1000:
+    version = np.frombuffer(data[:8], "<i4") if len(data) >= 8 else np.full(2, -1, "<i4")
+    if not 0 <= version[0] < 1000 or not 0 <= version[1] < 1000:
         raise InvalidInputError(
             f"{source.name} is not a file of Darknet. Backbones are read from .weights, .safetensors, .pt and .pth."
         )

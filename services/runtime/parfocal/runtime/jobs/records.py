@@ -36,9 +36,11 @@ from parfocal.runtime.errors import (
     AlreadyExistsError,
     ConflictError,
     DamagedError,
+    InvalidParameterError,
     NotFoundError,
     PreconditionError,
     StaleWorkerError,
+    Violation,
 )
 from parfocal.runtime.jobs.stored import Record, decode, encode
 from parfocal.runtime.store.names import is_job_id, is_name, job_location
@@ -101,8 +103,18 @@ def described(job: v1.Job) -> dict[str, str | int]:
 
 
 def request_digest(request: v1.StartJobRequest) -> str:
-    """Return a digest of what a request asks for, to tell a repeated request from another one."""
-    text = json_format.MessageToJson(request, sort_keys=True)
+    """Return a digest of what a request asks for, to tell a repeated request from another one.
+
+    Raises
+    ------
+    InvalidParameterError
+        A parameter is infinite or no number, which no record can hold.
+    """
+    try:
+        text = json_format.MessageToJson(request, sort_keys=True)
+    except json_format.SerializeToJsonError as error:
+        words = "must be finite numbers: one of them is infinite, or not a number"
+        raise InvalidParameterError(f"The parameters {words}.", [Violation("parameters", words)]) from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 

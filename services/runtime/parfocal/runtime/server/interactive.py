@@ -28,6 +28,7 @@ from parfocal.runtime.jobs.admission import read_manifest, require_outputs
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.service import Service, struct_values
 from parfocal.runtime.rpc_errors import from_reason
+from parfocal.runtime.server.streams import next_message
 from parfocal.runtime.server.warm_worker import WarmWorker
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.confinement import confine_model
@@ -35,13 +36,13 @@ from parfocal.runtime.store.housekeeping import free_space, own_folder, remove_a
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.store import Location, Store, translate_disk_error
 
+_ADVICE = "Send the header and all pixels without a pause"
 _log = logging.getLogger(__name__)
 CHUNK_BYTES = 3 * 2**20
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "int16": 2, "int32": 4, "float32": 4, "float64": 8}
 _AXES = "TCZYXS"
 _OUTPUT_ITEM_BYTES = 4
 _DISK_RESERVE = 64 * 2**20
-_STALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Interactive:
         self._images += 1
         folder: Path | None = None
         try:
-            header = await _next(requests)
+            header = await next_message(requests, _ADVICE)
             if header is None or not header.HasField("header"):
                 raise InvalidInputError("The first message of PredictImage must be the header; pixels follow it.")
             task = await asyncio.to_thread(self._check, header.header)
@@ -204,7 +205,7 @@ class Interactive:
         """Write the pixels to a file as they come."""
         received = 0
         with path.open("wb") as file:
-            while (request := await _next(requests)) is not None:
+            while (request := await next_message(requests, _ADVICE)) is not None:
                 chunk = request.pixels
                 if request.WhichOneof("part") != "pixels" or not 0 < len(chunk) <= CHUNK_BYTES:
                     raise InvalidInputError(
@@ -242,18 +243,6 @@ async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
     with path.open("rb") as file:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
-
-
-async def _next(requests: AsyncIterator[v1.PredictImageRequest]) -> v1.PredictImageRequest | None:
-    """Return the next message, None at the end of the stream."""
-    try:
-        async with asyncio.timeout(_STALL_SECONDS):
-            return await anext(requests, None)
-    except TimeoutError as error:
-        raise InvalidInputError(
-            f"Nothing came for {_STALL_SECONDS:.0f} s. Send the header and all pixels without a pause, then end the "
-            "stream of requests."
-        ) from error
 
 
 def _listed(problems: Sequence[Violation]) -> str:
