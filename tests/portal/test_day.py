@@ -78,8 +78,8 @@ def page(browser: Browser, portal: str) -> Iterator[Page]:
     page.on("pageerror", lambda error: said.append(str(error)))
     yield page
     context.close()
-    # The browser reports answers to refused forms, and a lost connection, as errors, too; htmx what it gave up. A picture
-    # of a training may have made room for a newer one.
+    # The browser reports answers to refused forms, and a lost connection, as errors, too; htmx what it gave up. A
+    # picture of a training may have made room for a newer one.
     expected = r"status of 422|ERR_INTERNET_DISCONNECTED|^htmx:(afterRequest|sendError|sendAbort)|/pictures/\d+-\d+/"
     assert [text for text in said if not re.search(expected, text)] == []
 
