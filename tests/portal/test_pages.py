@@ -317,7 +317,7 @@ def test_what_another_project_shares_is_listed_and_used_like_ones_own(
     assert visitor.http.get(first).headers["content-type"] == "image/png"
     config = visitor.open("data/lab-b~beads/1/viewer.json").json()
     info = config["images"][0]["layers"][0]["info"]
-    wait_for(lambda: visitor.http.get(info).json().get("state") != "building", 60, "the tiles")
+    wait_for(lambda: visitor.http.get(info).json().get("state") != "building", 240, "the tiles")
 
     assert f'href="/p/{PROJECT}/models/lab-b~theirs/1"' in visitor.open("models").text
     model_page = visitor.open("models/lab-b~theirs/1").text

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -192,6 +193,12 @@ class Portal:
                 infos = []  # none is known; the pages say so
             self._infos = (time.monotonic(), infos)
             return infos
+
+
+def together(*asks: Callable[[], Any]) -> list[Future[Any]]:
+    """Return what several questions were answered, which were asked at the same time; `result` raises what they did."""
+    with ThreadPoolExecutor(len(asks), thread_name_prefix="ask") as pool:
+        return [pool.submit(ask) for ask in asks]
 
 
 def portal_of(request: Request) -> Portal:

@@ -25,7 +25,7 @@ from parfocal.client.results import result_uri
 from parfocal.portal.annotate.fields import KIND_TITLES
 from parfocal.portal.fetching import progress
 from parfocal.portal.layers import dataset_config
-from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page, prepare_tiles
+from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page, prepare_tiles, together
 from parfocal.portal.uploads import HELD_OUT, ROLES, UploadedFile, guess_roles
 from parfocal.portal.words import named
 from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
@@ -201,7 +201,13 @@ def dataset(
         else {}
     )
     drawn = {(entry.split, entry.stem): entry for entry in manifest.annotations}
-    known = list_datasets(client, shared=manifest.project != client.project)
+    asked = together(
+        lambda: list_datasets(client, shared=manifest.project != client.project),
+        lambda: list_models(client),
+        lambda: _quality(client, manifest, uri),
+        lambda: _suitable(client, portal, manifest),
+    )
+    known, models, quality, suitable = (each.result() for each in asked)
     return page(
         request,
         "dataset.html",
@@ -217,15 +223,15 @@ def dataset(
         number=number,
         pages=-(-len(sources) // _PAGE),
         facts=_facts(manifest),
-        suitable=_suitable(client, portal, manifest),
+        suitable=suitable,
         versions=sorted(
             (each.version for each in known if (each.project, each.dataset) == (manifest.project, manifest.dataset)),
             reverse=True,
         ),
-        models=[model for model in list_models(client) if model.manifest.dataset_uri == uri],
+        models=[model for model in models if model.manifest.dataset_uri == uri],
         drawable=KIND_TITLES,
         draft_id=new_request_id("draft"),
-        **_quality(client, manifest, uri),
+        **quality,
     )
 
 

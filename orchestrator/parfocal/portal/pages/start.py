@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -13,7 +10,7 @@ from parfocal.client import Client
 from parfocal.client.datasets import list_datasets
 from parfocal.client.models import ModelSummary, list_models
 from parfocal.client.watching import FINAL_STATES
-from parfocal.portal.portal import ClientHere, PortalHere, page
+from parfocal.portal.portal import ClientHere, PortalHere, page, together
 from parfocal.portal.words import makes_prediction, subject, title_in, work
 from parfocal.runtime.errors import ParfocalError
 from parfocal.runtime.store.manifests import DatasetManifest
@@ -30,8 +27,7 @@ def start(request: Request, client: ClientHere, portal: PortalHere) -> Response:
     jobs: list[v1.Job] = []
     models: list[ModelSummary] = []
     datasets: list[DatasetManifest] = []
-    with ThreadPoolExecutor(3, thread_name_prefix="start") as pool:
-        asked: list[Future[Any]] = [pool.submit(ask, client) for ask in (_recent_jobs, list_models, list_datasets)]
+    asked = together(lambda: _recent_jobs(client), lambda: list_models(client), lambda: list_datasets(client))
     try:
         jobs = asked[0].result()
     except ParfocalError as error:
