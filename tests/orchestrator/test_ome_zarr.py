@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from support import mentions
 from zarrs import axes_of, write_array, write_group, write_image, write_labels, write_plate
 
-from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, inspect_makers_format
+from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, inspect_makers_format, taken_again
 from parfocal.client.datasets import check_folder
 from parfocal.client.results import check_part, find_inputs, input_name, input_stem, passed_over
 from parfocal.runtime.errors import InvalidInputError
@@ -212,6 +212,16 @@ def test_a_choice_is_remembered_as_options() -> None:
         "--scene 'a b' --channel DAPI --channel 2 --z 2-3 --t 1-1 --well 'B*' --test-well C03 --labels nuclei"
     )
     assert WHOLE.options == ""
+
+
+def test_a_choice_is_taken_again_where_all_files_have_it(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.ome.zarr", STACK, "TCZYX", channels=("DAPI", "GFP", "phase"))
+    part = Part(channels=("GFP", "DAPI"), planes=(1, 2), frames=(1, 1), wells=("B*",), labels="nuclei")
+    assert taken_again(part.options, [path]) == Part(channels=("GFP", "DAPI"), planes=(1, 2), frames=(1, 1))
+    other = write_image(tmp_path / "b.ome.zarr", STACK, "TCZYX", channels=("DAPI", "green", "phase"))
+    assert taken_again(part.options, [path, other]) == WHOLE
+    assert taken_again(part.options, [path, tmp_path / "c.tif"]) == WHOLE
+    assert taken_again("", [path]) == WHOLE
 
 
 def test_a_link_is_followed(tmp_path: Path, out: Path) -> None:

@@ -192,8 +192,15 @@ def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceP
     return {"fake": start_service("fake")}
 
 
-def test_from_zarr_to_zarr_by_command(run: Callable[..., Ended], dataset: str, tmp_path: Path) -> None:
-    trained = run("train", "fake-2d", "--dataset", dataset, "--model", "m", "--no-qc", "--json")
+def test_from_zarr_to_zarr_by_command(run: Callable[..., Ended], images: Path, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen"
+    for path in sorted((images / "train" / "source").iterdir()):
+        pixels = read_image(path).pixels
+        place = chosen / "train" / "source" / f"{path.stem}.ome.zarr"
+        write_input(place, np.stack([pixels[::-1], pixels]), "CYX", channels=("DAPI", "GFP"))
+    (chosen / "train" / "target").symlink_to(images / "train" / "target")
+    assert run("dataset", "create", "chosen", chosen, "--channel", "GFP").code == 0
+    trained = run("train", "fake-2d", "--dataset", "chosen", "--model", "m", "--no-qc", "--json")
     assert trained.code == 0, trained.err
     plate = tmp_path / "plate.zarr"
     write_plate(plate, ["A/1", "B/2"], 2, "0.5")
@@ -213,14 +220,15 @@ def test_from_zarr_to_zarr_by_command(run: Callable[..., Ended], dataset: str, t
     assert replaced.code == 0, replaced.err
     described(out / "plate_B02_f0.ome.zarr", "0.4")
 
-    # Of several channels one is chosen, and an image that does not suit is named as people know it.
+    # What was taken in the training is taken again, where the files have it; the plate has no channels.
     pixels = np.stack([PLANE[:64, :80], PLANE[100:164, :80]])
     write_input(tmp_path / "in" / "two.ome.zarr", pixels, "CYX", channels=("DAPI", "GFP"))
-    refused = run("predict", tmp_path / "in", "--model", "m", "--output", tmp_path / "two")
+    same = run("predict", tmp_path / "in", "--model", "m", "--output", tmp_path / "two")
+    assert (same.code, "--channel GFP" in same.out + same.err) == (0, True), same.err
+    write_input(tmp_path / "more" / "two.ome.zarr", pixels, "CYX", channels=("red", "green"))
+    refused = run("predict", tmp_path / "more", "--model", "m", "--output", tmp_path / "two", "--overwrite")
     assert refused.code == 2
     assert "two.ome.zarr" in refused.err
-    done = run("predict", tmp_path / "in", "--model", "m", "--output", tmp_path / "two", "--channel", "GFP")
-    assert done.code == 0, done.err
     assert [each.name for each in (tmp_path / "two").iterdir()] == ["two.tif"]
     whole = run("predict", tmp_path / "in", "--model", "m", "--output", tmp_path / "in", "--images", "ome-zarr")
     assert (whole.code, mentions(whole.err, "would replace")) == (2, True)

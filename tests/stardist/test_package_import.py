@@ -12,13 +12,14 @@ import pytest
 from csbdeep.utils import normalize
 from package_maker import PERCENTILES, described, packed
 from spoiled_weights import text_inside
-from stardist.models import Config2D, StarDist2D
+from stardist import Rays_GoldenSpiral
+from stardist.models import Config2D, Config3D, StarDist2D, StarDist3D
 
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.frameworks import keras
 from parfocal.runtime.methods.device import Device
 from parfocal.runtime.packages.importing import import_package, main
-from parfocal.stardist import STARDIST_2D
+from parfocal.stardist import STARDIST_2D, STARDIST_3D
 
 # Of Keras' own way of saving.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -75,6 +76,44 @@ def test_a_package_of_stardist_becomes_a_model_with_its_thresholds_and_percentil
     assert fields["package"]["authors"] == ["Grace Hopper"]
     assert fields["package"]["example_difference"] < 1e-5
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"config.json", "weights_best.h5"}
+
+
+def test_a_package_of_volumes_becomes_a_model_with_its_anisotropy(tmp_path: Path) -> None:
+    rays = Rays_GoldenSpiral(16, anisotropy=(2, 1, 1))
+    config = Config3D(
+        rays=rays,
+        anisotropy=(2, 1, 1),
+        grid=(1, 2, 2),
+        n_channel_in=1,
+        backbone="unet",
+        unet_n_depth=1,
+        unet_n_filter_base=4,
+    )
+    keras.prepare(0, Device())
+    model = StarDist3D(config, "theirs", str(tmp_path))
+    model.keras_model.save_weights(str(model.logdir / "weights_best.h5"))
+    weights = (model.logdir / "weights_best.h5").rename(model.logdir / "stardist_weights.h5")
+    taken = np.random.default_rng(0).integers(100, 900, (1, 8, 32, 40, 1)).astype(np.float32)
+    probability, distances = model.keras_model.predict(normalize(taken, 1.0, 99.8, axis=(1, 2, 3)), verbose=0)
+    made = np.zeros((*taken.shape[:-1], 17), np.float32)
+    made[:, :, ::2, ::2, :1] = probability
+    made[..., 1:] = distances.repeat(2, axis=2).repeat(2, axis=3)
+    own = json.loads((model.logdir / "config.json").read_text())
+    said = {"thresholds": {"prob": 0.4, "nms": 0.3}, "weights": weights.name, "config": own}
+    content = described(
+        weights={"tensorflow_saved_model_bundle": "TF_SavedModel.zip"},
+        attachments=[weights.name],
+        before=[{**PERCENTILES, "kwargs": {**PERCENTILES["kwargs"], "axes": "zyx"}}],
+        axes="bzyxc",
+        config={"stardist": said},
+    )
+    package = packed(tmp_path / "package", content, [weights], taken, made)
+    assert package.method == "stardist-3d"
+    (tmp_path / "model").mkdir()
+    fields = import_package(MODULE, STARDIST_3D, package, tmp_path / "model")
+    assert fields["facts"]["measured"] == {"probability_threshold": 0.4, "overlap_threshold": 0.3}
+    assert (fields["parameters"]["anisotropy"], fields["parameters"]["rays"]) == (2, 16)
+    assert fields["package"]["example_difference"] < 1e-5
 
 
 def without(content: dict[str, Any], *keys: str) -> None:

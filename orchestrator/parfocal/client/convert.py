@@ -10,7 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parfocal.client.formats.plates import ZARR, field_stem, fields_of, is_plate, is_zarr, plate_of
@@ -75,6 +75,40 @@ class Part:
 
 
 WHOLE = Part()
+
+
+def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> Part:
+    """Return what was taken of the images of a dataset, for images that are predicted: scene, channels, planes, frames.
+
+    Parameters
+    ----------
+    options
+        The choice as `Part.options` says it.
+    paths
+        The images. Where one of them is in no format that is converted, or lacks what was chosen, they are taken whole.
+    axes
+        As for `convert`.
+    """
+    part = WHOLE
+    words = shlex.split(options)
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        match option:
+            case "--scene":
+                part = replace(part, scene=value)
+            case "--channel":
+                part = replace(part, channels=(*part.channels, value))
+            case "--z":
+                part = replace(part, planes=parse_range(value, option))
+            case "--t":
+                part = replace(part, frames=parse_range(value, option))
+    if not part or not paths or not all(map(is_makers_format, paths)):
+        return WHOLE
+    try:
+        for path in paths:
+            inspect_makers_format(path, part, axes)
+    except InvalidInputError:
+        return WHOLE
+    return part
 
 
 def parse_range(text: str, option: str) -> tuple[int, int] | None:

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     )
     max_workers: int = Field(default=1, ge=1, description="workers a service runs at the same time")
     in_memory_mib: float = Field(
-        default=32.0,
+        default=16.0,
         ge=0,
         description="MiB of the largest image, or output of a network, that a prediction keeps in memory; larger ones "
         "lie in the scratch folder, which must have room for them",

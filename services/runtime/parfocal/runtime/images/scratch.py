@@ -38,7 +38,7 @@ class Scratch:
     """
 
     folder: Path | None = None
-    most_bytes: int = 2**25
+    most_bytes: int = 2**24
 
     def holds(self, shape: Sequence[int], dtype: DTypeLike) -> bool:
         """Return whether an array of this shape and dtype is in memory."""
