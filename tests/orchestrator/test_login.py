@@ -144,6 +144,7 @@ def test_a_person_logs_in_trains_and_is_named_in_what_they_make(
     (row,) = wait_for(used, 20, "the account of the job")
     assert (row["project"], row["user"], row["jobs"]) == ("test-login", "ann@example.org", "1")
     assert 0 < float(row["device_hours"]) < 1
+    assert run("usage", "--storage").out.startswith("project,month,kind,mean_gb,largest_gb,days")
 
     entries = read_audit(audit)
     assert {"UNAUTHENTICATED", "OK"} <= {entry["outcome"] for entry in entries}

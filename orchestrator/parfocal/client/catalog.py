@@ -175,6 +175,10 @@ class Catalog:
         request = v1.GetUsageRequest(project=self.project)
         return list(self._call("GetUsage", request, _SCAN_SECONDS).usages)
 
+    def months_of_storage(self) -> Sequence[v1.MonthlyStorage]:
+        """Return what the project kept of each kind by month, oldest first."""
+        return list(self._call("GetUsage", v1.GetUsageRequest(project=self.project, history=True)).months)
+
     def derived(self, digest: str, name: str) -> bytes:
         """Return a file that was computed from an image, such as a tile."""
         request = v1.ReadDerivedRequest(digest=digest, name=name, project=self.project)

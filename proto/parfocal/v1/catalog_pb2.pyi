@@ -492,6 +492,40 @@ class Usage(google.protobuf.message.Message):
 global___Usage = Usage
 
 @typing.final
+class MonthlyStorage(google.protobuf.message.Message):
+    """Storage that a project used for one kind of entry in one month, as far as it was looked at: once a day."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MONTH_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    MEAN_BYTES_FIELD_NUMBER: builtins.int
+    LARGEST_BYTES_FIELD_NUMBER: builtins.int
+    DAYS_FIELD_NUMBER: builtins.int
+    month: builtins.str
+    """The month (UTC), e.g. "2026-11"."""
+    kind: global___EntryKind.ValueType
+    """Kind of the entries."""
+    mean_bytes: builtins.int
+    """Mean of the days, in bytes, with the trash and unfinished uploads."""
+    largest_bytes: builtins.int
+    """Most of all days, in bytes."""
+    days: builtins.int
+    """Number of days."""
+    def __init__(
+        self,
+        *,
+        month: builtins.str = ...,
+        kind: global___EntryKind.ValueType = ...,
+        mean_bytes: builtins.int = ...,
+        largest_bytes: builtins.int = ...,
+        days: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["days", b"days", "kind", b"kind", "largest_bytes", b"largest_bytes", "mean_bytes", b"mean_bytes", "month", b"month"]) -> None: ...
+
+global___MonthlyStorage = MonthlyStorage
+
+@typing.final
 class UploadFile(google.protobuf.message.Message):
     """A file to be uploaded."""
 

@@ -382,14 +382,18 @@ class GetUsageRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PROJECT_FIELD_NUMBER: builtins.int
+    HISTORY_FIELD_NUMBER: builtins.int
     project: builtins.str
     """The project; empty means "default"."""
+    history: builtins.bool
+    """Ask for the months before in place of the present."""
     def __init__(
         self,
         *,
         project: builtins.str = ...,
+        history: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["project", b"project"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["history", b"history", "project", b"project"]) -> None: ...
 
 global___GetUsageRequest = GetUsageRequest
 
@@ -400,16 +404,22 @@ class GetUsageResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     USAGES_FIELD_NUMBER: builtins.int
+    MONTHS_FIELD_NUMBER: builtins.int
     @property
     def usages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.Usage]:
         """One for each kind of entry."""
+
+    @property
+    def months(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.MonthlyStorage]:
+        """By month, oldest first, if `history` was asked for; then `usages` is empty."""
 
     def __init__(
         self,
         *,
         usages: collections.abc.Iterable[parfocal.v1.catalog_pb2.Usage] | None = ...,
+        months: collections.abc.Iterable[parfocal.v1.catalog_pb2.MonthlyStorage] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["usages", b"usages"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["months", b"months", "usages", b"usages"]) -> None: ...
 
 global___GetUsageResponse = GetUsageResponse
 

@@ -14,6 +14,7 @@ from parfocal.catalog.entries import Entries
 from parfocal.catalog.retention import Retention
 from parfocal.catalog.servicer import CatalogServicer
 from parfocal.catalog.signing import Signer, check_signing
+from parfocal.catalog.space_history import SpaceHistory
 from parfocal.catalog.trash import Trash
 from parfocal.catalog.uploads.uploads import Uploads
 from parfocal.runtime.access.policy import read_policy
@@ -40,6 +41,7 @@ class Catalog:
         self._trash = Trash(entries, settings.trash_days)
         self._uploads = Uploads(self._store, signer, settings.state_folder)
         self._retention = Retention(entries, self._trash, self._result_days)
+        self._space = SpaceHistory(entries)
         self._servicer = CatalogServicer(entries, self._trash, self._uploads, signer, settings)
         self._task: asyncio.Task[None] | None = None
 
@@ -66,13 +68,14 @@ class Catalog:
                 ("old results", self._retention.apply),
                 ("trash", self._trash.empty),
                 ("unfinished uploads", self._tidy_uploads),
+                ("record of the storage", self._space.note),
             ):
                 try:
                     await asyncio.to_thread(action)
                 except ParfocalError as error:
-                    _log.warning("%s could not be cleaned up: %s", what, error)
+                    _log.warning("%s could not be taken care of: %s", what, error)
                 except Exception:
-                    _log.exception("%s could not be cleaned up", what)
+                    _log.exception("%s could not be taken care of", what)
             await asyncio.sleep(_TIDY_SECONDS)
 
     def _result_days(self, project: str) -> float:

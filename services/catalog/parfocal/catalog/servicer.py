@@ -16,6 +16,7 @@ from parfocal.catalog.inbox_rpcs import InboxRpcs
 from parfocal.catalog.lineage import Lineage
 from parfocal.catalog.places import KINDS, Kind, Place, kind_of, place_at, place_of, resolve
 from parfocal.catalog.signing import Signer
+from parfocal.catalog.space_history import SpaceHistory
 from parfocal.catalog.threads import in_thread
 from parfocal.catalog.trash import Deleted, Trash
 from parfocal.catalog.uploads.records import Upload
@@ -41,6 +42,7 @@ class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
     def __init__(self, entries: Entries, trash: Trash, uploads: Uploads, signer: Signer, settings: Settings) -> None:
         super().__init__(entries.store, settings)
         self._entries = entries
+        self._space = SpaceHistory(entries)
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
@@ -98,8 +100,10 @@ class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
         return v1.RestoreEntryResponse(entry=await asyncio.to_thread(to_entry, self._entries.store, found))
 
     async def GetUsage(self, request: v1.GetUsageRequest, _context: object) -> v1.GetUsageResponse:  # noqa: N802
-        """Say what a project keeps in the store."""
+        """Say what a project keeps in the store, or what it kept in the months before."""
         project, _ = await self._admit(request.project)
+        if request.history:
+            return v1.GetUsageResponse(months=await asyncio.to_thread(self._space.months, project))
         store = self._entries.store
         usages = await asyncio.to_thread(each, lambda kind: usage_of(store, kind, project), KINDS)
         return v1.GetUsageResponse(usages=usages)
