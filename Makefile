@@ -20,7 +20,7 @@ demo: ## Train, check and apply a model on this machine (METHOD=stardist-2d for 
 	@.venvs/orchestrator/bin/parfocal demo $(if $(DATA),--data "$(DATA)") $(if $(METHOD),--method "$(METHOD)")
 
 test: envs ## Run all tests
-	@deploy/tools/envs napari
+	@deploy/tools/envs napari node
 	@tests/run
 
 chaos: envs ## Kill and pause at random for minutes (SEED=1 CONFIG=shared|apart KILLS=100 MINUTES=11 OUT=FOLDER)
