@@ -299,8 +299,8 @@ def test_memory_of_a_merge_does_not_grow_with_the_image(tmp_path: Path) -> None:
             assert work(MergedSteps(parts, 0)) > 400
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-    # Four times the image with the same objects, whose tables are held.
-    assert peaks[1] < 1.2 * peaks[0]
+    # Four times the image with the same objects, whose tables are held; its labels alone would be 2.5 MB.
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_what_one_job_has_to_do_is_refused_to_several(tmp_path: Path) -> None:
