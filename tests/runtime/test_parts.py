@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -229,7 +230,7 @@ def test_two_passes_over_an_image_are_refused(tmp_path: Path) -> None:
         in_parts(tmp_path, 2, work)
 
 
-@pytest.mark.parametrize("damage", ["cut", "no zip", "step", "pickle", "index"])
+@pytest.mark.parametrize("damage", ["cut", "no zip", "step", "pickle", "index", "encrypted", "packing"])
 def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
     image = field_of((60, 60), 2.0, 0)
 
@@ -242,6 +243,12 @@ def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-30])
     elif damage == "no zip":
         path.write_bytes(b"labels")
+    elif damage in {"encrypted", "packing"}:
+        data = bytearray(path.read_bytes())
+        # In each entry of the directory: the lowest bit of the flags, or the method of compression.
+        for entry in re.finditer(b"PK\x01\x02", bytes(data)):
+            data[entry.start() + (8 if damage == "encrypted" else 10)] |= 1 if damage == "encrypted" else 99
+        path.write_bytes(data)
     else:
         kept = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
         first = next(name for name in kept if name.endswith("labels.npy"))
