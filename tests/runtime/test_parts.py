@@ -267,6 +267,25 @@ def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
         work(MergedSteps(parts, 0))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2**22,)])
+def test_a_tile_of_another_size_is_no_part_of_the_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    image = np.ones((64, 64), np.float32)
+
+    def work(steps: Steps | None) -> NDArray[np.float32]:
+        return predict_tiled(lambda batch: batch, image, tile_shape=(32, 32), overlap=4, divisor=4, steps=steps)
+
+    in_parts(tmp_path, 2, work)
+    path = tmp_path / "1.zip"
+    kept = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
+    np.save(tmp_path / "tile.npy", np.zeros(shape, np.float32))
+    kept[next(name for name in kept if name.endswith(".npy"))] = (tmp_path / "tile.npy").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in kept.items():
+            archive.writestr(name, data)
+    with pytest.raises(DamagedError, match="does not fit"), Parts([tmp_path / "0.zip", path], "a.tif") as parts:
+        work(MergedSteps(parts, 0))
+
+
 def test_tiles_that_jobs_share_do_not_become_smaller(tmp_path: Path) -> None:
     def full(batch: NDArray[Any]) -> NDArray[Any]:
         raise MemoryError
