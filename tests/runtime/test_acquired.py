@@ -73,6 +73,39 @@ def test_what_is_damaged_is_left_out() -> None:
     assert acquired(date=datetime(2026, 3, 1)).date == "2026-03-01T00:00:00"
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("2026-03-01", "2026-03-01T00:00:00"),
+        ("2026-W09-7", "2026-03-01T00:00:00"),
+        ("20260301T123000", "2026-03-01T12:30:00"),
+        ("2026-03-01T12:30", "2026-03-01T12:30:00"),
+        ("2026-03-01T12:30:00.5Z", "2026-03-01T12:30:00.5Z"),
+    ],
+)
+def test_dates_have_the_form_that_ome_tiff_knows(said: str, kept: str) -> None:
+    assert acquired(date=said).date == kept
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_frame_with_a_number_that_none_can_have_is_passed_over(digits: int, tmp_path: Path) -> None:
+    planes = "".join(
+        f'<Plane TheT="{at}" TheC="0" TheZ="0" DeltaT="{2 * place}"/>'
+        for place, at in enumerate([0, 1, 2, "9" * digits])
+    )
+    size = 'SizeX="24" SizeY="20" SizeC="1" SizeZ="1" SizeT="4"'
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        np.zeros((4, 20, 24), np.uint8),
+        photometric="minisblack",
+        metadata=None,
+        description='<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" {size}>'
+        f'<Channel ID="Channel:0:0"/><TiffData/>{planes}</Pixels></Image></OME>',
+    )
+    assert inspect_image(tmp_path / "a.ome.tif").acquired.seconds == 2.0
+
+
 def test_a_dataset_keeps_the_names_of_channels(tmp_path: Path) -> None:
     (tmp_path / "train" / "source").mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 99, (2, 40, 48)).astype(np.uint16)

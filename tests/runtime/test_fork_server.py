@@ -6,6 +6,7 @@ Service, store, workers and device are real.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from image_service import Service
+from image_service import Service, image, requests_for
 from support import ServiceProcess, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, Program, can_fork
+from parfocal.runtime.jobs.processes import WorkerProcesses
+from parfocal.runtime.settings import Settings
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="workers cannot be forks on this machine")
 
@@ -75,7 +78,11 @@ def test_workers_are_forks_that_outlive_the_fork_server_and_are_told_apart_from_
     wait_for(lambda: not children(service, FORK_SERVER), 30, "the end of the fork server")
     assert worker.is_running()
     worker.kill()
-    again = wait_for(lambda: next(iter(children(service, WORKER)), None), 60, "a second worker")
+
+    def second() -> psutil.Process | None:
+        return next((child for child in children(service, WORKER) if child.pid != worker.pid), None)
+
+    again = wait_for(second, 60, "a second worker")
     assert service.jobs.GetJob(v1.GetJobRequest(job_id=long.id)).job.attempt == 2
     assert again.cmdline()[1:3] == ["-m", WORKER]
     service.drop(long)
@@ -113,3 +120,50 @@ def test_methods_that_cannot_be_loaded_end_it_and_no_worker_is_waited_for(tmp_pa
         with pytest.raises(ForkServerGoneError):
             server.fork(program)
     assert "no_such_service" in (tmp_path / "logs" / "fork.log").read_text()
+
+
+def test_each_worker_draws_its_own_numbers_and_none_repeats_what_was_printed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "draws.py").write_text(
+        "import os, sys, numpy\n"
+        "print('loaded', end='')\n"
+        "def run(arguments):\n"
+        "    print(numpy.random.random())\n"
+        "    sys.stdout.flush()\n"
+        "    os._exit(0)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    server = ForkServer("fake", ["draws"], tmp_path / "fork.log")
+    said = []
+    for number in range(2):
+        with (tmp_path / str(number)).open("w") as output:
+            fork = server.fork(Program("draws", (), (output.fileno(),) * 3))
+            wait_for(lambda fork=fork: fork.poll() is not None, 60, "the end of a worker")
+        said.append(float((tmp_path / str(number)).read_text()))
+    server.end()
+    wait_for(server.ended, 30, "the end of the fork server")
+    assert said[0] != said[1]
+
+
+def test_it_is_not_waited_for_while_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(3600)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    processes = WorkerProcesses(Settings(state_dir=tmp_path / "state"), "endless")
+    with (tmp_path / "output").open("w") as output:
+        worker = processes.start(Program(WORKER, (), (output.fileno(),) * 3), {})
+    worker.kill()
+    assert worker.poll() is None
+    processes.end(worker)
+    wait_for(processes.dismiss, 30, "the end of the fork server")
+    assert worker.poll() is not None
+
+
+def test_nothing_is_left_of_it_and_of_warm_workers_where_no_jobs_are_run(start: Callable[..., Service]) -> None:
+    model = (jobs := start()).finish(jobs.start_training()).outputs[0].uri
+    service = start(launcher="none", warm_idle_seconds="0.5", fork_server_seconds="0.5")
+    assert list(service.call(requests_for(image(64, 64), model)))
+    assert service.process.process is not None
+    process = psutil.Process(service.process.process.pid)
+    # Also no zombies.
+    wait_for(lambda: not process.children(), 30, "the end of all processes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import uuid
 import zipfile
@@ -12,10 +13,11 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from image_service import publish_outcomes
 from scipy import ndimage
-from support import ServiceProcess
+from support import ServiceProcess, wait_for
 
 from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError
@@ -112,7 +114,7 @@ class Parted:
 def parted(
     start_service: Callable[..., ServiceProcess], s3: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Parted]:
-    process = start_service("outcomes", checkpoint_seconds="0", in_memory_mib="0.001")
+    process = start_service("outcomes", checkpoint_seconds="0", in_memory_mib="0.001", spare_seconds="60")
     store = s3.store()
     with grpc.insecure_channel(process.address) as channel:
         running = Parted(process, v1.JobServiceStub(channel), store, tmp_path_factory.mktemp("files"))
@@ -184,6 +186,7 @@ def two(parted: Parted) -> tuple[str, list[str]]:
         ({"model": "gives-colours"}, InvalidInputError, "part_uris"),
         ({"part": (1, 2)}, InvalidInputError, "part_uris"),
         ({"gone": True}, NotFoundError, "part_uris"),
+        ({"dataset": True}, NotFoundError, "part_uris"),
         ({"parts": [], "part": (3, 2)}, InvalidInputError, "part.number"),
         ({"parts": [], "part": (1, 1)}, InvalidInputError, "part.count"),
         ({"parts": [], "part": (1, 1000)}, InvalidInputError, "part.count"),
@@ -196,6 +199,11 @@ def test_what_cannot_be_merged_is_refused(
     fields: dict[str, Any] = {"part_uris": [parts[at] for at in change.get("parts", [0, 1])]}
     if "gone" in change:
         fields["part_uris"][1] = str(result_location(parted.store, "default", "gone"))
+    if "dataset" in change:
+        # A place that people write into themselves, which the project may read.
+        place = parted.store.datasets / "default" / "parts" / "1"
+        parted.store.copy(Location.parse(parts[1]) / RESULT_MANIFEST, place / RESULT_MANIFEST)
+        fields["part_uris"][1] = str(place)
     if "part" in change:
         number, count = change["part"]
         fields["part"] = v1.PredictionPart(number=number, count=count)
@@ -204,6 +212,23 @@ def test_what_cannot_be_merged_is_refused(
             change.get("model", "gives-larger"), uri, parameters=change.get("parameters", {"tile_size": 32}), **fields
         )
     assert [violation.field for violation in raised.value.violations] == [f"prediction.{field}"]
+
+
+def test_a_process_that_has_merged_takes_no_other_job(parted: Parted, two: tuple[str, list[str]]) -> None:
+    uri, parts = two
+    job = parted.done(parted.start("gives-larger", uri, part_uris=parts, parameters={"tile_size": 32}))
+    assert parted.process.process is not None
+    service = psutil.Process(parted.process.process.pid)
+
+    def is_there() -> bool:
+        for child in service.children():
+            with contextlib.suppress(psutil.Error):  # it has ended
+                if job.id in child.cmdline():
+                    return True
+        return False
+
+    # Sooner than a spare worker would end.
+    wait_for(lambda: not is_there(), 15, "the end of the worker")
 
 
 def test_an_image_that_was_changed_between_parts_and_merge_is_left_out(parted: Parted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -229,7 +230,7 @@ def test_two_passes_over_an_image_are_refused(tmp_path: Path) -> None:
         in_parts(tmp_path, 2, work)
 
 
-@pytest.mark.parametrize("damage", ["cut", "no zip", "step", "pickle", "index"])
+@pytest.mark.parametrize("damage", ["cut", "no zip", "step", "pickle", "index", "encrypted", "packing"])
 def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
     image = field_of((60, 60), 2.0, 0)
 
@@ -242,6 +243,12 @@ def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-30])
     elif damage == "no zip":
         path.write_bytes(b"labels")
+    elif damage in {"encrypted", "packing"}:
+        data = bytearray(path.read_bytes())
+        # In each entry of the directory: the lowest bit of the flags, or the method of compression.
+        for entry in re.finditer(b"PK\x01\x02", bytes(data)):
+            data[entry.start() + (8 if damage == "encrypted" else 10)] |= 1 if damage == "encrypted" else 99
+        path.write_bytes(data)
     else:
         kept = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
         first = next(name for name in kept if name.endswith("labels.npy"))
@@ -257,6 +264,25 @@ def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
             for name, data in kept.items():
                 archive.writestr(name, data)
     with pytest.raises(DamagedError, match=r"a\.tif"), Parts([tmp_path / "0.zip", path], "a.tif") as parts:
+        work(MergedSteps(parts, 0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2**22,)])
+def test_a_tile_of_another_size_is_no_part_of_the_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    image = np.ones((64, 64), np.float32)
+
+    def work(steps: Steps | None) -> NDArray[np.float32]:
+        return predict_tiled(lambda batch: batch, image, tile_shape=(32, 32), overlap=4, divisor=4, steps=steps)
+
+    in_parts(tmp_path, 2, work)
+    path = tmp_path / "1.zip"
+    kept = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
+    np.save(tmp_path / "tile.npy", np.zeros(shape, np.float32))
+    kept[next(name for name in kept if name.endswith(".npy"))] = (tmp_path / "tile.npy").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in kept.items():
+            archive.writestr(name, data)
+    with pytest.raises(DamagedError, match="does not fit"), Parts([tmp_path / "0.zip", path], "a.tif") as parts:
         work(MergedSteps(parts, 0))
 
 

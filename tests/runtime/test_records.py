@@ -83,8 +83,9 @@ def test_a_worker_reads_the_record_of_its_job_once(jobs: JobStore, job: v1.Job, 
         jobs.change("records", job.id, lambda _: warn("late"), attempt=1)
 
 
+@pytest.mark.parametrize("others", [0, 1, 2])
 def test_events_whose_answer_was_lost_are_not_reported_twice(
-    jobs: JobStore, job: v1.Job, monkeypatch: pytest.MonkeyPatch
+    jobs: JobStore, job: v1.Job, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
     jobs.change("records", job.id, lambda _: warn("first"), attempt=1)
     replace, lost = jobs.store.replace, []
@@ -93,6 +94,9 @@ def test_events_whose_answer_was_lost_are_not_reported_twice(
         etag = replace(*arguments)
         if not lost:
             lost.append(etag)
+            # Before the worker looks again, others report something too.
+            for number in range(others):
+                jobs.change("records", job.id, lambda _, number=number: warn(f"other {number}"))
             raise UnavailableError("The store does not answer.")
         return etag
 
@@ -100,7 +104,7 @@ def test_events_whose_answer_was_lost_are_not_reported_twice(
     jobs.change("records", job.id, lambda _: [warn("a"), warn("b")], attempt=1, patience_seconds=30)
     assert lost
     events = [event.warning.text for event in jobs.events(jobs.read("records", job.id), 2)]
-    assert events == ["first", "a", "b"]
+    assert events == ["first", "a", "b", *(f"other {number}" for number in range(others))]
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,8 +20,10 @@ _SECONDS: Final = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
     **dict.fromkeys(("d", "day", "days"), 86400.0),
 }
+_FORM: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _LONGEST: Final = 100
 _MOST_CHANNELS: Final = 1000
+_MOST_DIGITS: Final = 9
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _between_planes(pixels: ElementTree.Element) -> float | None:
         if seconds is None and plane.get("DeltaT") in {"0", "0.0"}:
             seconds = 0.0
         number = plane.get("TheT", "")
-        if seconds is not None and number.isdecimal() and plane.get("TheC", "0") == plane.get("TheZ", "0") == "0":
+        counted = number.isdecimal() and len(number) <= _MOST_DIGITS
+        if seconds is not None and counted and plane.get("TheC", "0") == plane.get("TheZ", "0") == "0":
             times[int(number)] = seconds
     if len(times) < 2:
         return None
@@ -134,7 +138,8 @@ def _printable(text: object) -> str:
 def _date(value: object) -> str:
     text = value.isoformat() if isinstance(value, datetime) else str(value or "").strip()
     try:
-        datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         return ""
-    return text
+    # OME-TIFF knows only one of the forms of ISO 8601.
+    return text if _FORM.fullmatch(text) else found.isoformat()

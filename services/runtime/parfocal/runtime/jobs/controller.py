@@ -70,6 +70,9 @@ class Controller(Scheduler):
         ending = [running for running in held if running.error is None]
         for running in ending:
             await self._launcher.stop(running.worker)
+        # Before they are waited for: a worker that is still to be forked would be waited for as long as that takes.
+        if ending:
+            await self._launcher.dismiss()
         for running in ending:
             while await self._launcher.poll(running.worker) is None:
                 await asyncio.sleep(0.01)

@@ -31,7 +31,8 @@ _MOST_BYTES = 8192
 _MOST_FILES = 8
 _PR_SET_CHILD_SUBREAPER: Final = 36
 # Of prctl(2): no such constant in Python's library.
-_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
+# Those of Nvidia below /dev may come only with the first use of a GPU; the last two are those of Windows and Jetson.
+_GPU_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg", "/dev/nvmap")
 # What a worker's command line may take; longer ones are cut. It is written over that of the fork server.
 _ROOM = 1024
 
@@ -68,7 +69,7 @@ class Program:
 
 
 class ForkServerGoneError(OSError):
-    """The fork server has ended, or could not load the methods."""
+    """The fork server has ended, could not load the methods, or there can be none here."""
 
 
 class Fork:
@@ -126,6 +127,8 @@ class ForkServer:
 
     Raises
     ------
+    ForkServerGoneError
+        This process cannot adopt workers.
     OSError
         No process can be started.
     """
@@ -194,8 +197,10 @@ class ForkServer:
                 self._asked.pop(0).begun(int(said))
 
     def end(self) -> None:
-        """Let it end; its workers go on."""
+        """End it at once, also while it loads the methods; its workers go on."""
+        self.look()
         self._lose()
+        self._process.kill()
 
     def ended(self) -> bool:
         """Return whether the process has ended."""
@@ -209,7 +214,7 @@ class ForkServer:
 def _adopt_orphans() -> None:
     """Have the workers that a fork server leaves behind become children of this process."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "this process cannot adopt workers")
+        raise ForkServerGoneError(ctypes.get_errno(), "this process cannot adopt workers")
 
 
 def main() -> None:
@@ -222,6 +227,9 @@ def main() -> None:
     options = parser.parse_args()
     line = socket.socket(fileno=options.line)
     _load(options.module, [name for name in options.programs.split(",") if name])
+    # What was printed meanwhile is not for the log of each worker.
+    sys.stdout.flush()
+    sys.stderr.flush()
     # What is loaded stays. So the collector does not touch it, and its memory stays shared with the workers.
     gc.collect()
     gc.freeze()
@@ -280,6 +288,9 @@ def _become_worker(command: list[str], files: list[int]) -> NoReturn:
     module, *arguments = command
     arguments = [word.format(*files[3:]) for word in arguments]
     _show_command([sys.executable, "-m", module, *arguments])
+    # Python does the same for its own; without it all workers would draw the same numbers.
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
     importlib.import_module(module).run(arguments)
     os._exit(0)
 

@@ -385,9 +385,9 @@ def _affinity(job: v1.Job) -> str:
     """Return what a worker's jobs have in common; empty for jobs that need a process of their own.
 
     Arithmetic, seeds and threads are global in a process. So nothing but the images differs: model, weights and all
-    parameters are the same.
+    parameters are the same. A process that merges parts has put the device out of its sight.
     """
-    if not job.HasField("prediction"):
+    if not job.HasField("prediction") or job.prediction.part_uris:
         return ""
     parameters = json_format.MessageToDict(job.resolved_parameters)
     return json.dumps([job.method, job.prediction.model_uri, parameters], sort_keys=True)

@@ -67,7 +67,9 @@ def refuse_part(manifest: ResultManifest, field: str) -> None:
 def _read(store: Store, uri: str) -> ResultManifest:
     field = "prediction.part_uris"
     try:
-        return ResultManifest.read(store, Location.parse(uri) / RESULT_MANIFEST)
+        # Nowhere else: people can write into inboxes and datasets, and so could pass off anything as a prediction.
+        place = Location.parse(uri).within(store.results)
+        return ResultManifest.read(store, place / RESULT_MANIFEST)
     except NotFoundError as error:
         text = (
             f"There is no part of a prediction at {uri}: it has not ended, or it was deleted. Predict this part again."

@@ -230,9 +230,10 @@ class JobStore:
             record = self._take_own(project, job_id)
             if record is None:
                 record = self.read(project, job_id)
-                if written and record.events == written:
-                    # The write had succeeded although its answer was lost: no event is reported twice.
-                    self._write_events(record.job, written)
+                if written and next(self.events(record, written[-1].sequence - 1), None) == written[-1]:
+                    # The write had succeeded although its answer was lost: no event is reported twice. Others may have
+                    # reported more since.
+                    self._write_events(record.job, record.events)
                     return record.job
                 # Repairs a crash between the two writes, so that numbers have no gaps.
                 self._write_events(record.job, record.events)

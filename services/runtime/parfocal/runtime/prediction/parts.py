@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from typing import Any, Final, Self
 import numpy as np
 
 from parfocal import v1
-from parfocal.runtime.errors import DamagedError, InvalidInputError
+from parfocal.runtime.errors import DAMAGED_ARCHIVE, DamagedError, InvalidInputError
 from parfocal.runtime.methods.steps import PartDoneError, StepArrays
 
 _FORMAT: Final = 1
 _INDEX: Final = "index.json"
 # No tile and no block is as large: a file that says so was not written here.
 _MOST_BYTES: Final = 2**34
+_LARGEST_INDEX: Final = 2**28
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Parts:
         self._open = contextlib.ExitStack()
         try:
             self._archives = [self._open.enter_context(_Archive(path)) for path in paths]
-        except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        except (*DAMAGED_ARCHIVE, KeyError, TypeError) as error:
             self._open.close()
             raise self._damaged(error) from error
 
@@ -182,7 +182,7 @@ class Parts:
             for step in steps:
                 try:
                     arrays = archive.read(unit, step)
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+                except DAMAGED_ARCHIVE as error:
                     raise self._damaged(error) from error
                 yield arrays
 
@@ -231,6 +231,8 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self._zip = zipfile.ZipFile(path)
         try:
+            if (size := self._zip.getinfo(_INDEX).file_size) > _LARGEST_INDEX:
+                raise ValueError(f"{_INDEX} has {size} bytes")
             index = json.loads(self._zip.read(_INDEX))
             if index["format"] != _FORMAT:
                 raise ValueError(f"format {index['format']}")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.runtime.errors import OutOfMemoryError
+from parfocal.runtime.errors import DamagedError, OutOfMemoryError
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 from parfocal.runtime.methods.implementation import Learner
 from parfocal.runtime.methods.outputs import Unit
@@ -346,6 +346,9 @@ def _add(out: NDArray[np.float32], part: NDArray[np.float32], axes: Sequence[_Ax
         weights = weights * weight.reshape([-1 if axis_ == number else 1 for axis_ in range(len(kept))])
     if out.ndim > len(kept):
         weights = weights[..., np.newaxis]
+    if part.shape != out[target].shape:
+        # Only of a part that other jobs have computed; to be spread over the image it could take any memory.
+        raise DamagedError(f"A tile of the image has the shape {part.shape} and does not fit. Predict the image again.")
     out[target] += part * weights
 
 

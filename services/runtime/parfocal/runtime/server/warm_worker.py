@@ -87,6 +87,7 @@ class WarmWorker:
         self._turn = asyncio.Lock()
         self._worker: _Worker | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._tender: asyncio.Task[None] | None = None
         self._used = 0.0
         self._stopped = False
 
@@ -123,6 +124,7 @@ class WarmWorker:
                             self._worker = await self._start(loan)
                 assert self._worker is not None
                 self._watcher = asyncio.create_task(self._watch(self._worker))
+                self._tender = self._tender or asyncio.create_task(self._tend())
             self._require_running()
             finished = False
             try:
@@ -147,8 +149,9 @@ class WarmWorker:
     async def stop(self) -> None:
         """End the worker, whatever it does; whoever waits for it is told."""
         self._stopped = True
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self._tender):
+            if task is not None:
+                task.cancel()
         worker = self._worker
         if worker is not None:
             self._end("the service is stopped")
@@ -224,6 +227,12 @@ class WarmWorker:
                 self._device.waiting() and time.monotonic() - self._used > self._settings.spare_seconds
             ):
                 self._end("other work wants the device")
+
+    async def _tend(self) -> None:
+        """Let the processes be tended, which nobody else does in an instance that runs no jobs."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            self._processes.tend()
 
     def _end(self, why: str) -> None:
         if self._worker is not None:
