@@ -15,7 +15,7 @@ from parfocal.runtime.store.store import Store
 
 
 def day(number: int, month: int = 11) -> datetime:
-    return datetime(2026, month, number, 23, 59, tzinfo=UTC)
+    return datetime(2020, month, number, 23, 59, tzinfo=UTC)
 
 
 def test_each_project_is_looked_at_once_a_day_and_summed_up_by_month(store: Store, call: Caller) -> None:
@@ -31,20 +31,20 @@ def test_each_project_is_looked_at_once_a_day_and_summed_up_by_month(store: Stor
     months = [each for each in call("GetUsage", project=project, history=True).months if each.largest_bytes]
     models = [each for each in months if each.kind == v1.ENTRY_KIND_MODEL]
     assert [(each.month, each.mean_bytes, each.largest_bytes, each.days) for each in models] == [
-        ("2026-11", 1250, 1500, 2),
-        ("2026-12", 1500, 1500, 1),
+        ("2020-11", 1250, 1500, 2),
+        ("2020-12", 1500, 1500, 1),
     ]
     # The record itself is stored too.
     results = [each for each in months if each.kind == v1.ENTRY_KIND_RESULT]
-    assert [each.month for each in results] == ["2026-11", "2026-12"]
+    assert [each.month for each in results] == ["2020-11", "2020-12"]
     assert not call("GetUsage", project=project, history=True).usages
 
 
 def test_a_damaged_month_is_begun_anew(store: Store) -> None:
     project = f"space-{uuid.uuid4().hex[:8]}"
-    history, place = SpaceHistory(Entries(store)), store.results / project / SPACE / "2026-11.json"
+    history, place = SpaceHistory(Entries(store)), store.results / project / SPACE / "2020-11.json"
     store.write(store.datasets / project / "d/1/a.tif", bytes(10))
     store.write(place, b"no JSON")
     assert history.months(project) == []
     history.note(now=day(5))
-    assert list(json.loads(store.read(place))["days"]) == ["2026-11-05"]
+    assert list(json.loads(store.read(place))["days"]) == ["2020-11-05"]

@@ -362,7 +362,8 @@ def _judge(report: Report, store: Store, batch: Batch) -> None:
     labelled = {job for job in jobs if _of_schedule(store, job)}
     report.ended, report.jobs = len(ended), len(jobs)
     report.scheduled = sum(each["job"] in labelled for each in ended)
-    if ended and not labelled:
+    # All may be over before the schedule has had its turn.
+    if ended and not labelled and report.seconds > 3 * EVERY_SECONDS:
         wrong.append("no run of the schedule predicted anything")
     names = Counter(each["input"] for each in ended)
     wrong += [f"{name} came to its end {times} times" for name, times in names.items() if times > 1]
