@@ -15,7 +15,7 @@ import grpc
 import psutil
 import pytest
 from image_service import Service, image, requests_for
-from support import ServiceProcess, publish_dataset, wait_for
+from support import ROOT, ServiceProcess, publish_dataset, wait_for
 
 from parfocal import v1
 from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, Program, can_fork
@@ -133,7 +133,7 @@ def test_each_worker_draws_its_own_numbers_and_none_repeats_what_was_printed_bef
         "    sys.stdout.flush()\n"
         "    os._exit(0)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT / 'tests'}")
     server = ForkServer("fake", ["draws"], tmp_path / "fork.log")
     said = []
     for number in range(2):
@@ -148,7 +148,7 @@ def test_each_worker_draws_its_own_numbers_and_none_repeats_what_was_printed_bef
 
 def test_it_is_not_waited_for_while_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "endless.py").write_text("import time\ntime.sleep(3600)\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT / 'tests'}")
     processes = WorkerProcesses(Settings(state_dir=tmp_path / "state"), "endless")
     with (tmp_path / "output").open("w") as output:
         worker = processes.start(Program(WORKER, (), (output.fileno(),) * 3), {})
