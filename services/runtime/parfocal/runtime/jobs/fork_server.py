@@ -150,6 +150,7 @@ class ForkServer:
         self._line.setblocking(False)
         self._asked: list[Fork] = []
         self.gone = False
+        self.served = False
 
     @property
     def pid(self) -> int:
@@ -195,6 +196,7 @@ class ForkServer:
                     self._lose()
                     return
                 self._asked.pop(0).begun(int(said))
+                self.served = True
 
     def end(self) -> None:
         """End it at once, also while it loads the methods; its workers go on."""

@@ -71,8 +71,7 @@ class WorkerProcesses:
             try:
                 return self._fork(program)
             except ForkServerGoneError:
-                _log.warning("the fork server has ended; workers load the framework themselves from now on")
-                self._forks = False
+                _log.warning("the fork server has ended; this worker loads the framework itself")
         stdin, stdout, stderr = program.standard
         arguments = [word.format(*program.files) for word in program.arguments]
         return subprocess.Popen(
@@ -114,6 +113,8 @@ class WorkerProcesses:
         try:
             return self._server.fork(program)
         except ForkServerGoneError:
+            # One that has never served would fail again; another one was killed, as by a machine without memory.
+            self._forks = self._server.served
             self._give_up()
             raise
 
