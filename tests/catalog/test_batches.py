@@ -95,15 +95,29 @@ def test_the_table_stands_before_an_image_is_ended(store: Store, opened: Open, m
     (part,) = ledger.inputs(brief=False)
     outcomes = [v1.BatchOutcome(input=item, reason="It cannot be read.") for item in part]
     with monkeypatch.context() as patched:
+        create = Store.create
 
-        def die(*_arguments: Any) -> str:
-            raise UnavailableError("the catalogue was killed")
+        def die(store: Store, place: Location, data: bytes) -> str:
+            if "/ended/" in place.key:
+                raise UnavailableError("the catalogue was killed")
+            return create(store, place, data)
 
         patched.setattr(Store, "create", die)
         with pytest.raises(UnavailableError):
             ledger.end("t", outcomes)
     assert len(store.read(output / "manifests" / "t.csv").decode().splitlines()) == 4
     assert len(ledger.end("t", outcomes)[0]) == 3
+
+
+def test_runs_that_deliver_the_images_of_a_job_together_have_them_all_in_its_table(store: Store, opened: Open) -> None:
+    source, output = opened("together")
+    ledger = Batches(store).open("default", "together", str(source), str(output), "anna")
+    (part,) = ledger.inputs(brief=False)
+    first, *others = [v1.BatchOutcome(input=item, reason="It cannot be read.") for item in part]
+    ledger.end("t", [first])
+    ledger.end("t", others)
+    rows = store.read(output / "manifests" / "t.csv").decode().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["input", *sorted(item.name for item in part)]
 
 
 def test_other_places_are_refused(call: Caller, opened: Open, store: Store) -> None:

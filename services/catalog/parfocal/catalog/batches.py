@@ -330,14 +330,33 @@ class Ledger:
         return inputs
 
     def _write_table(self, name: str, ends: Sequence[Ended]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(_COLUMNS)
+        """Write a table, or add to it what is not in it: several runs may deliver the images of one job together."""
         jobs = sorted({job for ended in ends for job in ended.jobs})
         verdicts = dict(zip(jobs, each(self._verdict, jobs), strict=True))
-        for ended in sorted(ends, key=lambda one: one.input):
-            writer.writerow([*_row(ended), _THEN.join(verdicts[job] for job in ended.jobs)])
-        self._store.write(self._output / "manifests" / f"{name}.csv", text.getvalue().encode())
+        new = {
+            ended.input: [str(cell) for cell in (*_row(ended), _THEN.join(verdicts[job] for job in ended.jobs))]
+            for ended in ends
+        }
+        place = self._output / "manifests" / f"{name}.csv"
+        while True:
+            try:
+                data, etag = self._store.read_versioned(place)
+            except NotFoundError:
+                data, etag = b"", ""
+            known = list(csv.reader(io.StringIO(data.decode(errors="replace"))))[1:]
+            rows = {row[0]: row for row in known if row} | new
+            text = io.StringIO()
+            writer = csv.writer(text)
+            writer.writerow(_COLUMNS)
+            writer.writerows(rows[key] for key in sorted(rows))
+            try:
+                if etag:
+                    self._store.replace(place, text.getvalue().encode(), etag)
+                else:
+                    self._store.create(place, text.getvalue().encode())
+            except ConflictError:
+                continue
+            return
 
     def _verdict(self, job: str) -> str:
         """Return the verdict on a job's model at that time, as its result says it; "" where there is none."""
