@@ -28,7 +28,9 @@ def test_each_project_is_looked_at_once_a_day_and_summed_up_by_month(store: Stor
     assert other.note(now=day(29)) == 0, "another instance has looked today"
     other.note(now=day(30))
     history.note(now=day(1, month=12))
-    months = [each for each in call("GetUsage", project=project, history=True).months if each.largest_bytes]
+    found = call("GetUsage", project=project, history=True).months
+    # The catalogue that runs looks by itself, today.
+    months = [each for each in found if each.largest_bytes and each.month.startswith("2020")]
     models = [each for each in months if each.kind == v1.ENTRY_KIND_MODEL]
     assert [(each.month, each.mean_bytes, each.largest_bytes, each.days) for each in models] == [
         ("2020-11", 1250, 1500, 2),
