@@ -60,7 +60,7 @@ class Scheduled:
         self._since: dict[str, datetime] = {}
         # How often each ended without being killed.
         self.ended: Counter[str] = Counter()
-        self._schedules = Schedules(PrefectApi(prefect_api_url(config)))
+        self._schedules = Schedules(PrefectApi(prefect_api_url(config), credentials.prefect_auth))
 
     def processes(self) -> dict[str, psutil.Process]:
         """Return both processes by their names, to look at."""

@@ -16,6 +16,7 @@ from parfocal.flows._api import PrefectApi
 from parfocal.flows.schedules import Schedules
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
 from parfocal.runtime.store.names import versioned_name
+from parfocal.stack.connection import connection
 
 
 def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
@@ -27,7 +28,7 @@ def test_a_schedule_survives_the_runner_and_predicts_each_new_image_once(
     request = training_request("fake-2d", stack.client.dataset_uri(dataset), "applied", {"epochs": 2})
     (trained,) = stack.client.wait(stack.client.start(request).id).outputs
     model = versioned_name(trained.uri)
-    schedules = Schedules(PrefectApi(str(stack.api.base_url).rstrip("/")))
+    schedules = Schedules(PrefectApi(str(stack.api.base_url).rstrip("/"), connection(stack.folder).prefect_auth))
     given = {"model": model, "source": str(inbox), "output": str(output), "project": project}
     made = schedules.create("nightly", "fake-2d", given, cron="0 3 * * *", timezone="Europe/Lisbon")
     assert (made.when, made.active) == ("cron 0 3 * * * (Europe/Lisbon)", True)

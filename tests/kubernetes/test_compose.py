@@ -60,6 +60,21 @@ def test_containers_have_no_rights_and_no_open_port(name: str) -> None:
     assert all(value.startswith("${") for value in secrets)
 
 
+def test_prefect_asks_for_a_password_that_runner_and_portal_have(tmp_path: Path) -> None:
+    services = content("compose.yaml")["services"]
+    auth = services["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    assert auth.startswith("${PARFOCAL_PREFECT_AUTH:?")
+    for name in ("runner", "portal"):
+        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"] == auth, name
+    made = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        subprocess.run([sys.executable, str(ROOT / "deploy/tools/store-keys"), "--folder", str(folder)], check=True)
+        made += re.findall(
+            r"^PARFOCAL_PREFECT_AUTH=parfocal:(\w{32})$", (folder / "env").read_text("utf-8"), re.MULTILINE
+        )
+    assert len(set(made)) == 2, "a password of its own for each"
+
+
 def test_who_is_in_the_network_of_the_machine_listens_on_loopback() -> None:
     services = content("compose.yaml")["services"]
     assert [name for name, service in services.items() if "network_mode" in service] == ["portal"]

@@ -235,35 +235,45 @@ def test_the_portal_reaches_the_schedules_and_has_no_key_or_token(
 ) -> None:
     config = StackConfig(folder=tmp_path, services=(service("care", 15051),), portal_port=18600, prefect_port=14200)
     credentials = ensure_credentials(tmp_path)
-    open_portal = build_units(config, credentials)[-1].env
-    assert open_portal["PREFECT_API_URL"] == "http://127.0.0.1:14200/api"
-    assert "PREFECT_API_AUTH_STRING" not in open_portal
     monkeypatch.setenv("PARFOCAL_ACCESS_FILE", str(tmp_path / "access.toml"))
     monkeypatch.setenv("PARFOCAL_TOKEN", "of-whoever-starts-it")
-    guarded = build_units(config, credentials)[-1].env
-    assert guarded["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
-    assert guarded["PARFOCAL_ACCESS_FILE"] == str(tmp_path / "access.toml")
-    assert not {"of-whoever-starts-it", credentials.services.secret_key} & set(guarded.values())
+    portal = build_units(config, credentials)[-1].env
+    assert portal["PREFECT_API_URL"] == "http://127.0.0.1:14200/api"
+    assert portal["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
+    assert portal["PARFOCAL_ACCESS_FILE"] == str(tmp_path / "access.toml")
+    assert not {"of-whoever-starts-it", credentials.services.secret_key} & set(portal.values())
 
 
-def test_with_identities_prefect_asks_for_a_password_and_only_the_runner_gets_its_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prefect_asks_for_a_password_that_only_the_runner_and_the_portal_get(tmp_path: Path) -> None:
+    config = StackConfig(
+        folder=tmp_path, services=(service("care", 15051),), runner_module="parfocal.stack.guard", portal_port=18600
+    )
+    ensure_credentials(tmp_path)
+    path = credentials_path(tmp_path)
+    # As a Parfocal without that password wrote it.
+    content = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key != "prefect_key"}
+    path.write_text(json.dumps(content))
+    credentials = ensure_credentials(tmp_path)
+    assert credentials == load_credentials(tmp_path), "made once"
+    assert len(credentials.prefect_key) >= 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    found = {unit.name: unit.env for unit in build_units(config, credentials)}
+    assert found["prefect"]["PREFECT_SERVER_API_AUTH_STRING"] == credentials.prefect_auth
+    assert found["runner"]["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
+    knowing = {name for name, env in found.items() if credentials.prefect_key in " ".join(env.values())}
+    assert knowing == {"prefect", "runner", "portal"}
+    assert not [unit for unit in build_units(config, credentials) if credentials.prefect_key in " ".join(unit.argv)]
+    assert credentials.prefect_key not in repr(credentials)
+
+
+def test_only_the_runner_gets_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = StackConfig(folder=tmp_path, services=(service("care", 15051),), runner_module="parfocal.stack.guard")
-    names = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
-    before = {unit.name: unit.env for unit in build_units(config, ensure_credentials(tmp_path))}
-    assert not [name for env in before.values() for name in names if name in env]
-    monkeypatch.setenv("PARFOCAL_ACCESS_FILE", str(tmp_path / "access.toml"))
     monkeypatch.setenv("PARFOCAL_TOKEN", "of-whoever-starts-it")
     monkeypatch.setenv("PARFOCAL_RUNNER_TOKEN_FILE", "/run/runner")
-    credentials = ensure_credentials(tmp_path)
-    found = {unit.name: unit.env for unit in build_units(config, credentials)}
-    assert {found["prefect"][name] for name in names} == {credentials.prefect_auth}
-    assert found["runner"]["PREFECT_API_AUTH_STRING"] == credentials.prefect_auth
+    found = {unit.name: unit.env for unit in build_units(config, ensure_credentials(tmp_path))}
     assert found["runner"]["PARFOCAL_TOKEN_FILE"] == "/run/runner"
     assert "PARFOCAL_TOKEN_FILE" not in found["care"]
     assert not [name for name, env in found.items() if "of-whoever-starts-it" in env.values()]
-    assert credentials.prefect_key not in repr(credentials)
 
 
 def test_settings_of_another_prefect_do_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:

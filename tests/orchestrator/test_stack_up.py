@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ import pytest
 from minio import Minio
 from support import mentions, search_path
 
+from parfocal.cli import main
+from parfocal.flows._api import PrefectApi
 from parfocal.runtime.errors import PreconditionError, UnavailableError
 from parfocal.stack import probes
 from parfocal.stack.config import ServiceUnit, StackConfig, load_config
@@ -177,7 +180,7 @@ def test_secrets_stay_out_of_state_configuration_and_logs(stack: StackStatus) ->
     credentials = load_credentials(stack.folder)
     files = [stack.folder / "stack.json", stack.folder / "config.json", *(stack.folder / "logs").iterdir()]
     text = "".join(path.read_text("utf-8", "replace") for path in files)
-    for secret in (credentials.secret_key, credentials.filer_key):
+    for secret in (credentials.secret_key, credentials.filer_key, credentials.prefect_key):
         assert secret not in text
     assert credentials.secret_key not in repr(connection(stack.folder))
 
@@ -203,6 +206,37 @@ def test_the_inside_of_the_store_is_closed(stack: StackStatus) -> None:
         pass
     caught.value.close()
     assert caught.value.code == 401
+
+
+def test_prefect_asks_everybody_on_this_computer_for_its_password(stack: StackStatus) -> None:
+    reach = connection(stack.folder)
+    api = str(reach.prefect_api_url)
+    for auth in ("", "parfocal:guessed"):
+        with pytest.raises(UnavailableError, match="401"):
+            PrefectApi(api, auth).call("POST", "/deployments/filter", {})
+    names = [each["name"] for each in PrefectApi(api, reach.prefect_auth).call("POST", "/deployments/filter", {})]
+    # The flow runner has it as well, or it could not have made one.
+    assert names == ["hello"]
+    assert reach.prefect_auth == reach.environment["PREFECT_API_AUTH_STRING"]
+    assert reach.prefect_auth not in repr(reach)
+    # Pages of another address of this computer ask without it whether they may show it.
+    asking = {"Origin": stack.prefect_url.replace("127.0.0.1", "localhost"), "Access-Control-Request-Method": "POST"}
+    asking["Access-Control-Request-Headers"] = "authorization"
+    request = urllib.request.Request(f"{api}/deployments/filter", headers=asking, method="OPTIONS")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == asking["Origin"]
+
+
+def test_the_owner_of_a_stack_sees_its_password(stack: StackStatus, capfd: pytest.CaptureFixture[str]) -> None:
+    auth = connection(stack.folder).prefect_auth
+    shown = {}
+    for arguments in ((), ("--password",), ("--password", "--json")):
+        assert main(["--home", str(stack.folder), "status", *arguments]) == 0
+        shown[arguments] = capfd.readouterr().out
+    assert auth not in shown[()]
+    assert "parfocal status --password" in shown[()]
+    assert shown[("--password",)] == f"{auth}\n"
+    assert json.loads(shown[("--password", "--json")]) == {"password": auth}
 
 
 def test_a_foreign_page_in_the_browser_may_not_call_prefect(stack: StackStatus) -> None:

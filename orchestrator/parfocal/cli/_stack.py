@@ -46,12 +46,16 @@ def up(names: tuple[str, ...], portal: bool, prefect: bool, foreground: bool) ->
 
 
 @click.command(cls=Command, short_help="Show what runs, and where.")
-def status() -> None:
+@click.option("--password", is_flag=True, help="Show the password of the workflows' pages instead.")
+def status(password: bool) -> None:
     """Show what runs, where, and since when. Exit code 4 if something does not."""
     app = current_app()
     from parfocal.cli._render import print_json, say
     from parfocal.stack.control import status as stack_status
 
+    if password:
+        _show_password(app)
+        return
     if app.explicit:
         _services_status(app)
         return
@@ -156,9 +160,23 @@ def _event_text(event: StackEvent) -> str:
     return f"{event.unit} {event.state}{detail}"
 
 
+def _show_password(app: App) -> None:
+    from parfocal.cli._render import print_json
+    from parfocal.stack.config import resolve_folder
+    from parfocal.stack.credentials import load_credentials
+
+    # The pages ask for user and password in one field.
+    auth = load_credentials(resolve_folder(app.folder)).prefect_auth
+    if app.json:
+        print_json({"password": auth})
+    else:
+        click.echo(auth)
+
+
 def _show(status: StackStatus) -> None:
     from parfocal.cli._render import local_time, print_fields, print_table
 
+    workflows = status.prefect_url if status.running else ""
     rows = [
         (
             unit.name,
@@ -175,7 +193,7 @@ def _show(status: StackStatus) -> None:
     print_fields(
         {
             "Browser": status.portal_url if status.running else "",
-            "Workflows": status.prefect_url if status.running else "",
+            "Workflows": f"{workflows} (password: `parfocal status --password`)" if workflows else "",
             "Folder": str(status.folder),
         }
     )

@@ -36,10 +36,10 @@ class StackConnection(BaseModel):
     portal_url
         The portal; None where the stack runs without it.
     prefect_auth
-        User and password of Prefect, which asks for them where there are identities. Not shown either.
+        User and password of Prefect's API and pages, as "user:password". Not shown either.
     environment
-        What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL``; no key of the
-        store.
+        What clients need as settings: ``PARFOCAL_SERVICES``, ``PARFOCAL_CATALOG``, ``PREFECT_API_URL`` and
+        ``PREFECT_API_AUTH_STRING``; no key of the store.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,7 +74,7 @@ def connection(folder: Path | None = None) -> StackConnection:
     api_url = prefect_api_url(config) if config.prefect else None
     environment = {"PARFOCAL_HOME": str(config.folder)} | client_settings(config)
     if api_url:
-        environment["PREFECT_API_URL"] = api_url
+        environment |= {"PREFECT_API_URL": api_url, "PREFECT_API_AUTH_STRING": credentials.prefect_auth}
     return StackConnection(
         services={service.name: service_address(service) for service in config.services},
         s3_endpoint=store_endpoint(config),

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from parfocal.runtime.errors import NotFoundError
 from parfocal.stack import probes
@@ -26,10 +25,6 @@ from parfocal.stack.processes import STACK_MARK, UNIT_MARK
 
 #: Says why a unit that was started at the given time is not ready; an empty text when it is.
 Readiness = Callable[[datetime], str]
-
-
-#: The setting that turns identities on.
-ACCESS_FILE: Final = "PARFOCAL_ACCESS_FILE"
 
 
 @dataclass(frozen=True)
@@ -235,9 +230,7 @@ def portal_unit(config: StackConfig, credentials: Credentials) -> Unit:
     if config.prefect:
         argv += ["--workflows", prefect_api_url(config).removesuffix("/api")]
         # Schedules are kept there. Prefect knows no people: the portal decides who may see and change which.
-        env["PREFECT_API_URL"] = prefect_api_url(config)
-        if os.environ.get(ACCESS_FILE):
-            env["PREFECT_API_AUTH_STRING"] = credentials.prefect_auth
+        env |= {"PREFECT_API_URL": prefect_api_url(config), "PREFECT_API_AUTH_STRING": credentials.prefect_auth}
     return Unit(
         name="portal",
         argv=tuple(argv),
@@ -354,10 +347,10 @@ def module_exists(module: str) -> bool:
 def _prefect_settings(config: StackConfig, credentials: Credentials) -> dict[str, str]:
     api_url = prefect_api_url(config)
     origins = [f"http://{host}:{config.prefect_port}" for host in (LOOPBACK, "localhost")]
-    # Prefect knows one password and no people, so it is for operators where there are identities.
-    guarded = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING") if os.environ.get(ACCESS_FILE) else ()
     return {
-        **dict.fromkeys(guarded, credentials.prefect_auth),
+        # Other people with an account on this computer reach loopback too, and whoever reaches Prefect starts flows.
+        "PREFECT_SERVER_API_AUTH_STRING": credentials.prefect_auth,
+        "PREFECT_API_AUTH_STRING": credentials.prefect_auth,
         "PREFECT_HOME": str(config.folder / "prefect"),
         "PREFECT_UI_API_URL": api_url,
         # Otherwise any page open in the browser could start flows.
