@@ -267,7 +267,56 @@ def test_a_damaged_part_is_said_to_be_one(tmp_path: Path, damage: str) -> None:
         work(MergedSteps(parts, 0))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2**22,)])
+def replaced(path: Path, name: str, array: NDArray[Any]) -> None:
+    """Put another array into a part, in place of the first whose name ends so; it is packed as labels are."""
+    with zipfile.ZipFile(path) as archive:
+        kept = {each: archive.read(each) for each in archive.namelist()}
+    with (path.parent / "array.npy").open("wb") as file:
+        np.save(file, array)
+    kept[next(each for each in kept if each.endswith(name))] = (path.parent / "array.npy").read_bytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, data in kept.items():
+            archive.writestr(each, data)
+
+
+@pytest.mark.parametrize("kind", ["tiles", "objects", "boxes"])
+def test_no_more_is_unpacked_than_the_image_can_give(tmp_path: Path, kind: str) -> None:
+    image = field_of((64, 64), 2.0, 0)
+
+    def tiles(steps: Steps | None) -> Any:
+        return predict_tiled(lambda batch: batch, image, tile_shape=(32, 32), overlap=4, divisor=4, steps=steps)
+
+    def objects(steps: Steps | None) -> Any:
+        return find_in_blocks(finder(image), image.shape, steps=steps, block_pixels=600, margin=5)
+
+    def boxes(steps: Steps | None) -> Any:
+        none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return find_boxes(
+            lambda _: none, image[..., np.newaxis], Tiling(32 * 32, steps=steps), divisor=16, margin=4, most_overlap=0.3
+        )
+
+    work = {"tiles": tiles, "objects": objects, "boxes": boxes}[kind]
+    in_parts(tmp_path, 2, work)
+    paths = [tmp_path / f"{number}.zip" for number in range(2)]
+    replaced(paths[1], ".npy", np.zeros(2**25, np.int64))
+    assert paths[1].stat().st_size < 2**20, "256 MiB of zeros"
+    tracemalloc.start()
+    with pytest.raises(DamagedError, match="at most"), Parts(paths, "a.tif") as parts:
+        work(MergedSteps(parts, 0))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_a_step_that_gives_more_than_is_read_back_is_refused_at_once(tmp_path: Path) -> None:
+    def find(window: tuple[slice, ...], on_tile: Callable[[int, int], None]) -> Objects:
+        labels = np.zeros([along.stop - along.start for along in window], np.int32)
+        return Objects(labels, np.zeros(0, np.float32), splines=np.zeros((2**16, 5, 2), np.float32))
+
+    with pytest.raises(InvalidInputError, match="one job"), PartFile(tmp_path / "part.zip", Share(0, 2)) as file:
+        find_in_blocks(find, (60, 60), steps=file.steps(0), block_pixels=600, margin=5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2**15,)])
 def test_a_tile_of_another_size_is_no_part_of_the_image(tmp_path: Path, shape: tuple[int, ...]) -> None:
     image = np.ones((64, 64), np.float32)
 
@@ -276,12 +325,7 @@ def test_a_tile_of_another_size_is_no_part_of_the_image(tmp_path: Path, shape: t
 
     in_parts(tmp_path, 2, work)
     path = tmp_path / "1.zip"
-    kept = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
-    np.save(tmp_path / "tile.npy", np.zeros(shape, np.float32))
-    kept[next(name for name in kept if name.endswith(".npy"))] = (tmp_path / "tile.npy").read_bytes()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in kept.items():
-            archive.writestr(name, data)
+    replaced(path, ".npy", np.zeros(shape, np.float32))
     with pytest.raises(DamagedError, match="does not fit"), Parts([tmp_path / "0.zip", path], "a.tif") as parts:
         work(MergedSteps(parts, 0))
 

@@ -20,7 +20,7 @@ StepArrays = Mapping[str, NDArray[Any]]
 class Steps(Protocol):
     """Does the steps of one unit, or those of them that a job has to do."""
 
-    def run(self, plan: str, count: int, do: Callable[[int], StepArrays]) -> Iterator[StepArrays]:
+    def run(self, plan: str, count: int, do: Callable[[int], StepArrays], *, most_bytes: int) -> Iterator[StepArrays]:
         """Yield what each of `count` steps gives, in their order.
 
         Parameters
@@ -31,6 +31,9 @@ class Steps(Protocol):
             Number of steps.
         do
             Computes a step by its number from 0.
+        most_bytes
+            Size limit in bytes of all arrays of one step, by the size of what is looked at: no more is read of what
+            another job has computed.
 
         Raises
         ------
@@ -55,7 +58,14 @@ class PartDoneError(Exception):
 class AllSteps:
     """All steps are done here, one after the other."""
 
-    def run(self, plan: str, count: int, do: Callable[[int], StepArrays]) -> Iterator[StepArrays]:  # noqa: ARG002
+    def run(
+        self,
+        plan: str,  # noqa: ARG002
+        count: int,
+        do: Callable[[int], StepArrays],
+        *,
+        most_bytes: int,  # noqa: ARG002
+    ) -> Iterator[StepArrays]:
         """Yield what each step gives."""
         return (do(number) for number in range(count))
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from parfocal.runtime.prediction.tiling import Pixels, Tiling, choose_tile, out_
 
 Detect = Callable[[NDArray[np.float32]], Detections]
 """Returns the boxes in one tile (Y, X, channels), in pixels from the tile's upper left corner."""
+# Of a box for each pixel, of which networks find far fewer: its corners, class and confidence take 28.
+_MOST_BYTES_OF_PIXEL: Final = 32
 
 
 def suppress_overlaps(found: Detections, most: float) -> Detections:
@@ -137,7 +139,9 @@ def _run(detect: Detect, image: Pixels, axes: Sequence[_Axis], tiling: Tiling) -
         return {name: each[mine] for name, each in (vars(here) | {"corners": corners}).items()}
 
     plan = " x ".join(f"{axis.tile} at {' '.join(map(str, axis.starts))}" for axis in axes)
-    found = [Detections(**arrays) for arrays in (tiling.steps or AllSteps()).run(plan, len(places), look)]
+    most = math.prod(axis.tile for axis in axes) * _MOST_BYTES_OF_PIXEL
+    steps = tiling.steps or AllSteps()
+    found = [Detections(**arrays) for arrays in steps.run(plan, len(places), look, most_bytes=most)]
     return Detections(
         np.concatenate([each.corners for each in found]),
         np.concatenate([each.classes for each in found]),

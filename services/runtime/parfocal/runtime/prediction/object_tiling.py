@@ -33,6 +33,8 @@ MARGINS: Final = {2: 192, 3: 48}
 
 Half of it and more is what networks look at around an object, the rest is for its radius.
 """
+# Labels take 8 bytes, the rest is for tables and outlines where every other pixel is an object.
+_MOST_BYTES_OF_PIXEL: Final = 128
 _STEP: Final = 64  # blocks begin at multiples of it, so that pooling sees the same groups of pixels as in the whole
 _TOLERANCE: Final = 4  # pixels by which cores reach into each other, for two blocks may see a middle differently
 _SAME: Final = 0.5  # of the pixels of the smaller of two objects, for both to be the same
@@ -115,7 +117,9 @@ def find_in_blocks(
         return find(planned[number].window, on_tile).to_arrays()
 
     plan = " ".join("x".join(f"{along.start}-{along.stop}" for along in block.window) for block in planned)
-    blocks = map(Objects.from_arrays, (steps or AllSteps()).run(plan, len(planned), look))
+    pixels = max(math.prod(along.stop - along.start for along in block.window) for block in planned)
+    steps = steps or AllSteps()
+    blocks = map(Objects.from_arrays, steps.run(plan, len(planned), look, most_bytes=pixels * _MOST_BYTES_OF_PIXEL))
     if len(planned) == 1:
         return next(blocks)
     found: _Found | None = None

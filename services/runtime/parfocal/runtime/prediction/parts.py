@@ -25,8 +25,8 @@ from parfocal.runtime.methods.steps import PartDoneError, StepArrays
 
 _FORMAT: Final = 1
 _INDEX: Final = "index.json"
-# No tile and no block is as large: a file that says so was not written here.
-_MOST_BYTES: Final = 2**34
+# Beside the numbers themselves: what the arrays of a step say of their shapes and types.
+_HEADERS: Final = 2**20
 _LARGEST_INDEX: Final = 2**28
 
 
@@ -109,12 +109,19 @@ class PartSteps:
         self._share = share
         self._count = 0
 
-    def run(self, plan: str, count: int, do: Callable[[int], StepArrays]) -> Iterator[StepArrays]:
+    def run(self, plan: str, count: int, do: Callable[[int], StepArrays], *, most_bytes: int) -> Iterator[StepArrays]:
         """Do the steps and raise PartDoneError."""
         self._file.describe(self._unit, plan, count)
         self._count = count
         for number in self._share.of_steps(count):
-            self._file.add(self._unit, number, do(number))
+            arrays = do(number)
+            # It would not be read back.
+            if (size := sum(array.nbytes for array in arrays.values())) > most_bytes:
+                raise InvalidInputError(
+                    f"The model finds more in this image than several jobs can hand over ({size} bytes in one of "
+                    f"{count} steps, at most {most_bytes}). Predict the image in one job."
+                )
+            self._file.add(self._unit, number, arrays)
         raise PartDoneError
 
     def own(self, done: int, total: int) -> tuple[int, int]:
@@ -161,8 +168,8 @@ class Parts:
     ) -> None:
         self._open.close()
 
-    def read(self, unit: int, plan: str, count: int) -> Iterator[StepArrays]:
-        """Yield what each step of a unit gave, in their order.
+    def read(self, unit: int, plan: str, count: int, most_bytes: int) -> Iterator[StepArrays]:
+        """Yield what each step of a unit gave, in their order; one that has more bytes than that is damaged.
 
         Raises
         ------
@@ -181,7 +188,7 @@ class Parts:
         for steps, archive in sorted(shares, key=lambda each: each[0].start):
             for step in steps:
                 try:
-                    arrays = archive.read(unit, step)
+                    arrays = archive.read(unit, step, most_bytes)
                 except DAMAGED_ARCHIVE as error:
                     raise self._damaged(error) from error
                 yield arrays
@@ -207,7 +214,14 @@ class MergedSteps:
         self._on_step = on_step
         self._used = False
 
-    def run(self, plan: str, count: int, do: Callable[[int], StepArrays]) -> Iterator[StepArrays]:  # noqa: ARG002
+    def run(
+        self,
+        plan: str,
+        count: int,
+        do: Callable[[int], StepArrays],  # noqa: ARG002
+        *,
+        most_bytes: int,
+    ) -> Iterator[StepArrays]:
         """Yield what the jobs have computed."""
         if self._used:
             raise InvalidInputError(
@@ -215,7 +229,7 @@ class MergedSteps:
                 "Predict the image in one job."
             )
         self._used = True
-        for number, arrays in enumerate(self._parts.read(self._unit, plan, count), 1):
+        for number, arrays in enumerate(self._parts.read(self._unit, plan, count, most_bytes), 1):
             yield arrays
             if self._on_step is not None:
                 self._on_step(number, count)
@@ -250,11 +264,13 @@ class _Archive:
     def __exit__(self, *_: object) -> None:
         self._zip.close()
 
-    def read(self, unit: int, step: int) -> StepArrays:
+    def read(self, unit: int, step: int, most_bytes: int) -> StepArrays:
         arrays = {}
-        for info in self._entries.get(f"{unit}/{step}", ()):
-            if info.file_size > _MOST_BYTES:
-                raise ValueError(f"{info.filename} has {info.file_size} bytes")
+        entries = self._entries.get(f"{unit}/{step}", ())
+        # Before anything is unpacked: a small file can hold any amount of zeros.
+        if (size := sum(info.file_size for info in entries)) > most_bytes + _HEADERS:
+            raise ValueError(f"step {step} of unit {unit} has {size} bytes, the image gives at most {most_bytes}")
+        for info in entries:
             with self._zip.open(info) as file:
                 name = info.filename.rpartition("/")[2].removesuffix(".npy")
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)

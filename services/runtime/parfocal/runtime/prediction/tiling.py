@@ -297,7 +297,9 @@ def _run(
 
     out: NDArray[np.float32] | None = None
     plan = f"{size} x {' x '.join(f'{axis.tile} of {axis.length} at {axis.starts[-1]}' for axis in axes)}"
-    for group, found in zip(groups, steps.run(plan, len(groups), apply), strict=True):
+    values = size * math.prod(axis.tile * axis.scale for axis in axes if axis.scale) * math.prod(channels)
+    most = values * np.dtype(np.float32).itemsize
+    for group, found in zip(groups, steps.run(plan, len(groups), apply, most_bytes=most), strict=True):
         if out is None:
             out = scratch.zeros((*(axis.length * axis.scale for axis in axes if axis.scale), *channels), np.float32)
         for place, tile in zip(group, found.values(), strict=True):
