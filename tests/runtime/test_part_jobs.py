@@ -187,6 +187,9 @@ def two(parted: Parted) -> tuple[str, list[str]]:
         ({"part": (1, 2)}, InvalidInputError, "part_uris"),
         ({"gone": True}, NotFoundError, "part_uris"),
         ({"dataset": True}, NotFoundError, "part_uris"),
+        ({"written": "a-request"}, InvalidInputError, "part_uris"),
+        ({"written": "with a job"}, InvalidInputError, "part_uris"),
+        ({"written": "of another job"}, InvalidInputError, "part_uris"),
         ({"parts": [], "part": (3, 2)}, InvalidInputError, "part.number"),
         ({"parts": [], "part": (1, 1)}, InvalidInputError, "part.count"),
         ({"parts": [], "part": (1, 1000)}, InvalidInputError, "part.count"),
@@ -203,6 +206,16 @@ def test_what_cannot_be_merged_is_refused(
         # A place that people write into themselves, which the project may read.
         place = parted.store.datasets / "default" / "parts" / "1"
         parted.store.copy(Location.parse(parts[1]) / RESULT_MANIFEST, place / RESULT_MANIFEST)
+        fields["part_uris"][1] = str(place)
+    if "written" in change:
+        # As if somebody had uploaded it among images to be predicted: alone, beside a job, or naming one.
+        manifest = parted.manifest(parts[1])
+        other = parted.done(parted.start("gives-larger", uri, parameters={"tile_size": 32}))
+        names = {"a-request": f"inputs-{uuid.uuid4().hex}", "with a job": other.id}
+        place = result_location(parted.store, "default", names.get(change["written"], f"inputs-{uuid.uuid4().hex}"))
+        if change["written"] != "of another job":
+            manifest = manifest.model_copy(update={"job": place.name})
+        parted.store.write(place / RESULT_MANIFEST, manifest.model_dump_json().encode())
         fields["part_uris"][1] = str(place)
     if "part" in change:
         number, count = change["part"]

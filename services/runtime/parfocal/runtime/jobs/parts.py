@@ -1,9 +1,10 @@
-"""Checks requests for parts of a prediction, and for merging them, by the manifests of the results alone."""
+"""Checks requests for parts of a prediction, and for merging them, by what jobs have recorded and published."""
 
 from __future__ import annotations
 
 from parfocal import v1
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.jobs.records import JobStore
 from parfocal.runtime.methods.service import Method, Parameters
 from parfocal.runtime.store.manifests import MOST_PARTS, PART, RESULT_MANIFEST, ResultManifest
 from parfocal.runtime.store.store import Location, Store
@@ -15,8 +16,8 @@ def check_parts(store: Store, method: Method, spec: v1.PredictionSpec, parameter
     Raises
     ------
     InvalidInputError
-        The method cannot be divided, there is no such part, or the results are not those of all parts of this
-        prediction.
+        The method cannot be divided, there is no such part, or the results are not those that jobs made of all parts
+        of this prediction.
     NotFoundError
         A part is not there, or was deleted.
     """
@@ -33,10 +34,16 @@ def check_parts(store: Store, method: Method, spec: v1.PredictionSpec, parameter
         return
     found: dict[int, ResultManifest] = {}
     for uri in spec.part_uris:
-        manifest = _read(store, uri)
+        place, manifest = _read(store, uri)
         number, count = manifest.part or (0, 0)
         if manifest.kind != PART or not number:
             raise _refused("part_uris", f"The result {uri} is not a part of a prediction.")
+        if not _made_by_its_job(store, place, manifest):
+            raise _refused(
+                "part_uris",
+                f"The part {uri} names the job {manifest.job!r} as the one that made it, and no such job has published "
+                "it. Predict this part again.",
+            )
         asked = (spec.model_uri, spec.input_uri, spec.split, parameters.model_dump(mode="json"))
         if (manifest.model_uri, manifest.input_uri, manifest.split, manifest.parameters) != asked:
             raise _refused(
@@ -64,12 +71,30 @@ def refuse_part(manifest: ResultManifest, field: str) -> None:
         raise InvalidInputError(text, [Violation(field, text)])
 
 
-def _read(store: Store, uri: str) -> ResultManifest:
+def _made_by_its_job(store: Store, place: Location, manifest: ResultManifest) -> bool:
+    """Return whether the job that a part names has published it.
+
+    Images to be predicted are uploaded among the results as well, so that a place alone does not say who has written
+    to it. Records of jobs are written by services alone.
+    """
+    project, _, name = place.key.partition("/")
+    if (manifest.project, manifest.job) != (project, name):
+        return False
+    try:
+        job = JobStore(store).read(project, name).job
+    except NotFoundError:
+        return False
+    asked = job.prediction.part
+    published = {(output.kind, output.uri) for output in job.outputs}
+    return (PART, str(place)) in published and (asked.number, asked.count) == manifest.part
+
+
+def _read(store: Store, uri: str) -> tuple[Location, ResultManifest]:
     field = "prediction.part_uris"
     try:
         # Nowhere else: people can write into inboxes and datasets, and so could pass off anything as a prediction.
         place = Location.parse(uri).within(store.results)
-        return ResultManifest.read(store, place / RESULT_MANIFEST)
+        return place, ResultManifest.read(store, place / RESULT_MANIFEST)
     except NotFoundError as error:
         text = (
             f"There is no part of a prediction at {uri}: it has not ended, or it was deleted. Predict this part again."
