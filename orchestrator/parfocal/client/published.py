@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, TypeVar
-from weakref import WeakKeyDictionary
 
 from parfocal import v1
 from parfocal.client.client import Client
@@ -16,11 +15,11 @@ from parfocal.runtime.errors import DamagedError
 from parfocal.runtime.store.manifests import Manifest
 
 _log = logging.getLogger(__name__)
-_MOST_KEPT: Final = 2000
+# As they are stored; read, manifests of models take four times as much memory, those of datasets seven times.
+_MOST_BYTES: Final = 2**24
 _M = TypeVar("_M", bound=Manifest)
 _R = TypeVar("_R")
 OnDamaged = Callable[[DamagedError], None]
-_manifests: WeakKeyDictionary[Client, _Manifests] = WeakKeyDictionary()
 
 
 def log_damaged(error: DamagedError) -> None:
@@ -42,39 +41,53 @@ def read_manifest(client: Client, uri: str, model: type[_M]) -> _M:
 
 
 class _Manifests:
-    """The manifests that a client has read, the newest last; what is published never changes."""
+    """Manifests that clients of this process have read, the newest last; what is published never changes.
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, int], Manifest] = OrderedDict()
+    All clients share them, because a portal has one for each person and project. Whoever asks for one has been listed
+    its entry by the catalogue, and may read it.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._known: OrderedDict[tuple[str, str, int], tuple[Manifest, int]] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, int]) -> Manifest | None:
+    def get(self, key: tuple[str, str, int]) -> Manifest | None:
         with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-            return self._known.get(key)
+            if key not in self._known:
+                return None
+            self._known.move_to_end(key)
+            return self._known[key][0]
 
-    def keep(self, key: tuple[str, int], manifest: Manifest) -> None:
+    def keep(self, key: tuple[str, str, int], manifest: Manifest, size: int) -> None:
+        """Keep a manifest of so many bytes, unless it alone would take the place of very many others."""
+        if size > self._most // 4:
+            return
         with self._lock:
-            self._known[key] = manifest
-            while len(self._known) > _MOST_KEPT:
-                self._known.popitem(last=False)
+            self._bytes += size - self._known.pop(key, (manifest, 0))[1]
+            self._known[key] = manifest, size
+            while self._bytes > self._most:
+                self._bytes -= self._known.popitem(last=False)[1][1]
+
+
+_manifests = _Manifests(_MOST_BYTES)
 
 
 def manifest_of(client: Client, entry: v1.Entry, model: type[_M]) -> _M:
-    """Return the manifest of an entry that the catalogue has just listed; each is read once by a client.
+    """Return the manifest of an entry that the catalogue has just listed; most are read once by a process.
 
     Raises
     ------
     NotFoundError, DamagedError
         As by `read_manifest`.
     """
-    known = _manifests.setdefault(client, _Manifests())
-    key = entry.uri, entry.created_at.ToNanoseconds()
-    found = known.get(key)
+    key = client.catalog.address, entry.uri, entry.created_at.ToNanoseconds()
+    found = _manifests.get(key)
     if not isinstance(found, model):
-        found = read_manifest(client, entry.uri, model)
-        known.keep(key, found)
+        data = client.catalog.read(entry.uri)
+        found = model.parse(data, entry.uri)
+        _manifests.keep(key, found, len(data))
     return found
 
 
