@@ -6,7 +6,8 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from parfocal import v1
 from parfocal.client.quality import JUDGE_LABEL, TRAINING_LABEL, awaits_verdict, judging_request
 from parfocal.client.requests import evaluation_request, prediction_request
 from parfocal.flows import _show, _work, deployments, forms
-from parfocal.flows._jobs import Run, job_ending
+from parfocal.flows._jobs import JobNotSucceededError, Run, job_ending, repeatable_jobs
 from parfocal.flows._scores import Evaluated, quality_rows, summary_rows
 from parfocal.flows._work import Finished
 from parfocal.flows.catalogue import Catalogue, evaluation_choice, job_of_choice
@@ -447,3 +448,77 @@ def test_the_steps_need_no_prefect() -> None:
     code = f"import sys, {modules}; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+class WorkingClient:
+    """Has jobs that run until they are told how to end, and reports each of them."""
+
+    def __init__(self, ends: dict[str, v1.JobState.ValueType]) -> None:
+        self.ends = ends  # those that end by themselves, one after the other
+        self.cancelled: list[str] = []
+        self.watched: set[str] = set()
+        self.all_watched = threading.Barrier(3, timeout=20)
+
+    def get(self, job_id: str) -> v1.Job:
+        return v1.Job(id=job_id, state=v1.JOB_STATE_RUNNING)
+
+    def watch(self, job_id: str, after: int, stop: threading.Event) -> Iterator[v1.WatchJobResponse]:
+        self.watched.add(job_id)
+        self.all_watched.wait()
+        fraction = 0.1 * int(job_id[-1])
+        running = v1.Job(id=job_id, state=v1.JOB_STATE_RUNNING, progress=v1.Progress(fraction=fraction))
+        yield v1.WatchJobResponse(job=running, event=v1.JobEvent(sequence=after + 1))
+        if job_id in self.ends:
+            yield v1.WatchJobResponse(job=v1.Job(id=job_id, state=self.ends[job_id]))
+        else:
+            assert stop.wait(20), "the others are given up"
+
+    def cancel(self, job_id: str, *, why: str) -> None:
+        assert "run-b2" in why
+        self.cancelled.append(job_id)
+
+
+class Heard:
+    """A listener that remembers from which threads it was told."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self.events: set[str] = set()
+        self.fractions: list[float] = []
+
+    def started(self, _job: v1.Job, *, again: bool) -> None:
+        assert again
+
+    def progressed(self, job: v1.Job) -> None:
+        self.threads.add(threading.get_ident())
+        self.fractions.append(round(job.progress.fraction, 3))
+
+    def happened(self, job: v1.Job, event: v1.JobEvent) -> None:
+        self.threads.add(threading.get_ident())
+        assert event.sequence == 1
+        self.events.add(job.id)
+
+    def waiting(self, why: str) -> None:
+        raise AssertionError(why)
+
+
+STEPS = dict.fromkeys(("a1", "b2", "c3"), lambda _: v1.StartJobRequest())
+
+
+def test_jobs_of_several_steps_are_followed_at_the_same_time() -> None:
+    client: Any = WorkingClient({f"run-{step}": v1.JOB_STATE_SUCCEEDED for step in STEPS})
+    heard = Heard()
+    done = repeatable_jobs(client, Run("run"), STEPS, heard)
+    assert [job.id for job in done] == ["run-a1", "run-b2", "run-c3"]
+    assert heard.events == client.watched
+    assert heard.threads == {threading.get_ident()}
+    assert heard.fractions[0] == 0, "the bar is that of the job with most to do"
+    assert not client.cancelled
+
+
+def test_a_step_that_fails_is_noticed_while_others_go_on() -> None:
+    client: Any = WorkingClient({"run-b2": v1.JOB_STATE_FAILED})
+    with pytest.raises(JobNotSucceededError, match="run-b2"):
+        repeatable_jobs(client, Run("run"), STEPS, Heard())
+    assert {"run-a1", "run-c3"} <= set(client.cancelled)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("follow run-")]

@@ -7,8 +7,10 @@ retried, or started again after its process was killed, finds the job that is al
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -155,16 +157,16 @@ def repeatable_jobs(
     requests: Mapping[str, Callable[[str], v1.StartJobRequest]],
     listener: Listener,
 ) -> list[v1.Job]:
-    """Start several cheap jobs by their steps, or find them again, and follow them all; see `repeatable_job`.
+    """Start several cheap jobs by their steps, or find them again, and follow them at once; see `repeatable_job`.
 
     Raises
     ------
     JobNotSucceededError
-        A job failed or was cancelled; the others are cancelled.
+        A job failed or was cancelled; the others are cancelled as soon as it has.
     """
     jobs = [_start_or_find(client, run, step, request, listener) for step, request in requests.items()]
     try:
-        return [_follow(client, job, listener) for job in jobs]
+        return _follow_all(client, jobs, listener)
     except JobNotSucceededError as error:
         for job in jobs:
             with contextlib.suppress(ParfocalError):
@@ -225,9 +227,69 @@ def _follow(client: Client, job: v1.Job, listener: Listener) -> v1.Job:
     """Report what happens to a job from now on until it ends; return it if it succeeded, else raise."""
     if job.state in ACTIVE_STATES:
         for report in client.watch(job.id, job.last_sequence):
-            if report.HasField("event"):
-                listener.happened(report.job, report.event)
+            _tell(listener, report)
             listener.progressed(report.job)
+    return _ended(client, job, listener)
+
+
+def _follow_all(client: Client, jobs: Sequence[v1.Job], listener: Listener) -> list[v1.Job]:
+    """Follow several jobs at the same time, as `_follow`; the progress is that of the one with most to do."""
+    # Those that have ended first: one that did so badly is not waited for.
+    found = {job.id: _ended(client, job, listener) for job in jobs if job.state not in ACTIVE_STATES}
+    active = {job.id: job for job in jobs if job.state in ACTIVE_STATES}
+    with _reports(client, list(active.values())) as reports:
+        while active:
+            job_id, said = reports.get()
+            if isinstance(said, BaseException):
+                raise said
+            if said is None:
+                found[job_id] = _ended(client, active.pop(job_id), listener)
+                continue
+            _tell(listener, said)
+            active[job_id] = said.job
+            listener.progressed(min(active.values(), key=lambda job: job.progress.fraction))
+    return [found[job.id] for job in jobs]
+
+
+_Said = tuple[str, v1.WatchJobResponse | BaseException | None]
+
+
+@contextlib.contextmanager
+def _reports(client: Client, jobs: Sequence[v1.Job]) -> Iterator[queue.SimpleQueue[_Said]]:
+    """Give a queue of what several jobs report, by their ids: reports, then None or the error that ended them.
+
+    Whoever takes them tells the listener, which belongs to one thread.
+    """
+    reports: queue.SimpleQueue[_Said] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def watch(job: v1.Job) -> None:
+        try:
+            for report in client.watch(job.id, job.last_sequence, stop):
+                reports.put((job.id, report))
+            reports.put((job.id, None))
+        except BaseException as error:
+            reports.put((job.id, error))
+
+    threads = [threading.Thread(target=watch, args=(job,), name=f"follow {job.id}", daemon=True) for job in jobs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield reports
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _tell(listener: Listener, report: v1.WatchJobResponse) -> None:
+    if report.HasField("event"):
+        listener.happened(report.job, report.event)
+
+
+def _ended(client: Client, job: v1.Job, listener: Listener) -> v1.Job:
+    """Return a job that was followed to its end if it succeeded, else raise."""
+    if job.state in ACTIVE_STATES:
         job_id = job.id
         job = ask_patiently(lambda: client.get(job_id), listener)
     if job.state != v1.JOB_STATE_SUCCEEDED:
