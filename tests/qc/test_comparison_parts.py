@@ -20,6 +20,7 @@ from parfocal.qc.comparison.candidates import (
 )
 from parfocal.qc.comparison.figure import Shown, images_figure, scores_figure
 from parfocal.qc.comparison.summary import (
+    conclusion,
     interval_remark,
     power_remark,
     rank_images,
@@ -135,6 +136,27 @@ def test_an_interval_without_zero_that_is_not_shown_is_explained():
     assert {test.outcome for test in tests} == {"not shown"}
     remark = interval_remark(tests, 0.05)
     assert mentions(remark, "95 %", "a:1 and b:1 in PSNR; b:1 and c:1 in PSNR.", "3 differences", "verdict")
+    # Why, and what to do.
+    assert mentions(remark, "5 images", "at least 7 images", "6 if a single difference")
+    assert {conclusion(test, len(tests), 0.05) for test in tests} == {"too few images: 7 or more are needed"}
+    assert mentions(sentences(tests, 0.05)[0], "5 images", "at least 7")
+
+
+def test_a_hint_of_enough_images_is_called_one():
+    """Seven of twelve images agree and the others hardly differ: the interval excludes zero, the test does not."""
+    difference = np.array([2.0, 1.8, 1.9, 2.1, 1.7, 2.2, 1.6, -0.5, -0.6, -0.4, -0.3, -0.55])
+    scores = [
+        table(target=target, a_1=BASE + each, b_1=BASE)
+        for target, each in (("target", difference), *((f"t{number}", difference * 0) for number in range(4)))
+    ]
+    tests = run_tests(candidates("a:1", "b:1"), scores, 0.05)
+    assert (tests[0].difference.low or 0) > 0
+    assert tests[0].wilcoxon_holm > 0.05
+    assert conclusion(tests[0], len(tests), 0.05) == "only a hint: more images must confirm it"
+    assert conclusion(tests[1], len(tests), 0.05) == "not shown"
+    remark = interval_remark(tests, 0.05)
+    assert mentions(remark, "12 images", "compare more images")
+    assert "at least" not in remark
 
 
 def test_what_is_shown_or_has_zero_in_its_interval_needs_no_explanation():
@@ -144,8 +166,8 @@ def test_what_is_shown_or_has_zero_in_its_interval_needs_no_explanation():
     assert shown[0].outcome == "second is better"
     assert [interval_remark(tests, 0.05) for tests in (shown, equal, one)] == ["", "", ""]
     few = run_tests(candidates("a:1", "b:1"), [table(a_1=[20, 21, 22], b_1=[21, 22.1, 23.2])], 0.05)
-    assert "Wilcoxon" in interval_remark(few, 0.05)
-    assert "Among" not in interval_remark(few, 0.05)
+    assert mentions(interval_remark(few, 0.05), "Wilcoxon", "3 images", "at least 6 images")
+    assert "corrected" not in interval_remark(few, 0.05)
 
 
 def test_one_image_is_compared_without_interval():

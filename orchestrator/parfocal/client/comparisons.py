@@ -222,6 +222,8 @@ def _interval(metric: Metric, low: float | None, high: float | None) -> str:
 
 
 def _winner(test: Mapping[str, Any]) -> str:
+    if said := test.get("conclusion"):  # older comparisons have the outcome alone
+        return str(said)
     if test["outcome"] == "not shown":
         return "not shown"
     return f"{test['first'] if test['outcome'] == 'first is better' else test['second']} is better"

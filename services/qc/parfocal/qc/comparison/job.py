@@ -27,6 +27,7 @@ from parfocal.qc.comparison.report import comparison_report
 from parfocal.qc.comparison.summary import (
     DEFINITION,
     PairResult,
+    conclusion,
     interval_remark,
     power_remark,
     rank_images,
@@ -207,7 +208,9 @@ def _summary(context: JobContext, parameters: ComparisonParameters, found: _Foun
         },
         "columns": [each.model_dump() for each in found.scores[0].metrics.values()],
         "shown": list(found.scores[0].scores),
-        "tests": [row_of(test) for test in found.tests],
+        "tests": [
+            row_of(test) | {"conclusion": conclusion(test, len(found.tests), parameters.alpha)} for test in found.tests
+        ],
         "best_images": {target: order[0][0] for target, order in ranked.items()},
         "worst_images": {target: order[-1][0] for target, order in ranked.items()},
         "ranked_by": parameters.metrics[0],

@@ -75,7 +75,7 @@ def _tests(summary: Mapping[str, Any]) -> Table:
             f"{test['wilcoxon_p_holm']:.2g}",
             f"{test['mann_whitney_p_holm']:.2g}",
             _effect(test),
-            test["outcome"],
+            test["conclusion"],
         )
         for test in summary["tests"]
     ]

@@ -118,7 +118,7 @@ def power_remark(tests: Sequence[PairResult], alpha: float) -> str:
     """Say what the number of images can show at all; empty if it suffices."""
     images = min(test.paired.images for test in tests)
     smallest = smallest_p(images)
-    if smallest * len(tests) <= alpha:
+    if not _too_few(images, len(tests), alpha):
         return ""
     many = count(len(tests), "comparison")
     return (
@@ -143,20 +143,37 @@ def interval_remark(tests: Sequence[PairResult], alpha: float) -> str:
     ]
     if not hints:
         return ""
+    images = min(test.paired.images for test in tests)
+    confirm = "Wilcoxon's test, which checks whether most images agree, must confirm it"
     if len(tests) > 1:
-        asked = (
-            f"Among {len(tests)} differences looked at together some would seem real by chance, so that Wilcoxon's "
-            "test, corrected for their number, must confirm it here"
+        confirm += (
+            f"; it is corrected for their number, because of {len(tests)} differences looked at together some seem "
+            "real by chance"
         )
+    if _too_few(images, len(tests), alpha):
+        missing = f"{_needed(images, len(tests), alpha)} Until then take such a difference as a hint."
     else:
-        asked = "Wilcoxon's test, which checks whether most images agree, must confirm it here"
+        missing = (
+            f"With {count(images, 'image')} it does not. Take such a difference as a hint, and compare more images to "
+            "confirm it."
+        )
     return (
         f"The {100 * (1 - alpha):g} % interval excludes zero, yet no difference is shown, between "
-        f"{listed(hints, '; ')}. This is not a contradiction. A confidence interval considers one difference alone, "
-        "and with few images it is somewhat too narrow; the verdict of an evaluation on one model rests on it and may "
-        f"call the same difference better or worse. {asked}. Take such a difference as a hint, and compare more images "
-        "to confirm it."
+        f"{listed(hints, '; ')}. This is not a contradiction. The interval considers one difference alone, and with "
+        f"few images it is somewhat too narrow. {confirm}. {missing} The verdict of an evaluation on one model rests "
+        "on the interval, so it may call the same difference better or worse."
     )
+
+
+def conclusion(test: PairResult, tests: int, alpha: float) -> str:
+    """Say in a few words what one of so many tests shows, or why it shows nothing."""
+    if test.outcome != "not shown":
+        return f"{(test.first if test.outcome == 'first is better' else test.second).name} is better"
+    if _too_few(test.paired.images, tests, alpha):
+        return f"too few images: {images_needed(tests, alpha)} or more are needed"
+    if _leaves_out_zero(test):
+        return "only a hint: more images must confirm it"
+    return "not shown"
 
 
 def rank_images(candidates: Sequence[Candidate], scores: TargetScores, metric: str) -> list[tuple[str, float]]:
@@ -216,6 +233,20 @@ def row_of(test: PairResult) -> dict[str, str | float | None]:
     }
 
 
+def _too_few(images: int, tests: int, alpha: float) -> bool:
+    """Return whether none of so many tests could show a difference, however large it is."""
+    return smallest_p(images) * tests > alpha
+
+
+def _needed(images: int, tests: int, alpha: float) -> str:
+    """Say with how many images the first of so many tests can show a difference, where there are too few."""
+    only = f", or {images_needed(1, alpha)} if a single difference is looked at" if tests > 1 else ""
+    return (
+        f"With {count(images, 'image')} it cannot, however clear the difference: at least "
+        f"{images_needed(tests, alpha)} images are needed{only}."
+    )
+
+
 def _leaves_out_zero(test: PairResult) -> bool:
     low, high = test.difference.low, test.difference.high
     return low is not None and high is not None and (low > 0 or high < 0)
@@ -242,8 +273,10 @@ def _between_models(group: Sequence[PairResult], tests: int, alpha: float, where
     for number, test in enumerate([*shown, *other]):
         clause = _shown(test, alpha) if test.outcome != "not shown" else _not_shown(test, alpha)
         clauses.append(clause.format(correction=correction if number == 0 else ""))
-    if not shown and smallest_p(images) * tests > alpha:
-        clauses.append(f"with {count(images, 'image')} none could be")
+    if not shown and _too_few(images, tests, alpha):
+        clauses.append(
+            f"with {count(images, 'image')} none could be, at least {images_needed(tests, alpha)} are needed"
+        )
     return f"On {count(images, 'test image')}{where}, {'; '.join(clauses)}."
 
 
