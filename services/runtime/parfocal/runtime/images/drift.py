@@ -44,7 +44,7 @@ class ImageStatistics(BaseModel):
         Where the median and the 90th percentile lie between the 2nd (0) and the 99.8th percentile (1).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     contrast_to_noise: float
     median_level: float
@@ -54,7 +54,7 @@ class ImageStatistics(BaseModel):
 class TrainingStatistics(BaseModel):
     """The smallest and the largest value of each statistic over the training images, and how many these are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     images: int
     lowest: ImageStatistics

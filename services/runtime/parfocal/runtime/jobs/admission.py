@@ -24,6 +24,7 @@ from parfocal.runtime.errors import (
 from parfocal.runtime.images.needs import fits_axes
 from parfocal.runtime.jobs.parts import check_parts, refuse_part
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
+from parfocal.runtime.methods.normaliser import Normaliser
 from parfocal.runtime.methods.parameters import PredictionParameters
 from parfocal.runtime.methods.roles import Roles, TrainingBase
 from parfocal.runtime.methods.service import Method, Parameters, Service, struct_values, values_struct
@@ -168,6 +169,7 @@ def _check_training(service: Service, store: Store, spec: v1.TrainingSpec) -> tu
         initial = read_manifest(
             store, spec.initial_model_uri, MODEL_MANIFEST, "training.initial_model_uri", ModelManifest
         )
+        _require_known(initial)
         if initial.method != method.name:
             raise InvalidInputError(
                 f"The initial model {spec.initial_model_uri} was made by {initial.method}; {method.name} can only "
@@ -184,6 +186,7 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     method = service.method(model.method)
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
+    _require_known(model)
     if spec.HasField("part") or spec.part_uris:
         check_parts(store, method, spec, parameters)
     if spec.split and spec.inputs:
@@ -208,6 +211,12 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
         if not images:
             raise NotFoundError(f"There are no images below {spec.input_uri}.")
     return method, parameters, images
+
+
+def _require_known(model: ModelManifest) -> None:
+    """Raise PreconditionError where a model is described in a way that only a newer version knows."""
+    model.facts.require_known()
+    Normaliser.of_record(model.normaliser)
 
 
 def _check_named(store: Store, folder: Location, names: Sequence[str]) -> None:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
 
-from parfocal.runtime.errors import InvalidInputError, PreconditionError
+from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
 from parfocal.runtime.images.scratch import BLOCK_PIXELS, blocks, copied, release
+from parfocal.runtime.store.facts import made_by_newer
 
 _MOST_PIXELS = 2**26
 _MOST_FRAMES = 500
@@ -83,10 +84,7 @@ class Normaliser(BaseModel):
         """
         unknown = sorted(name for name, value in fields.items() if name not in cls.model_fields and value is not None)
         if unknown:
-            raise PreconditionError(
-                f"A newer version of Parfocal made this model: its normalisation has {', '.join(unknown)}, which this "
-                "version does not know. Upgrade this service, or use a model that it made itself."
-            )
+            raise made_by_newer("normalisation", unknown)
         return cls.model_validate({name: value for name, value in fields.items() if name in cls.model_fields})
 
     def fit(self, pixels: NDArray[Any], axes: str) -> NormaliserConstants:

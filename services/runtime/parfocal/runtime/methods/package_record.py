@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from parfocal.runtime.images.drift import TrainingStatistics
 from parfocal.runtime.methods.normaliser import Normaliser
@@ -38,3 +38,8 @@ class Record(BaseModel):
     training_statistics: TrainingStatistics | None = None
     pixel_size_um: tuple[float | None, float | None, float | None] | None = None
     warnings: tuple[str, ...] = ()
+
+    @field_validator("normaliser", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        return Normaliser.of_record(value) if isinstance(value, dict) else value

@@ -99,6 +99,7 @@ def _own(method: Method, package: Package, path: Path, folder: Path) -> dict[str
         raise InvalidInputError(f"{RECORD} is damaged: {where}: {first['msg']}.") from error
     if record.method != method.name:
         raise InvalidInputError(f"The package is a model of {record.method}: leave --method out, or name that.")
+    record.facts.require_known()
     for port in (*record.facts.inputs, *record.facts.targets):
         _check_port(port)
     try:

@@ -41,7 +41,14 @@ class LoadedModel:
 def load_model(
     method: Method, manifest: ModelManifest, folder: Path, *, weights: str, device: Device | None = None
 ) -> LoadedModel:
-    """Return the model whose published files lie in `folder`, on a device, by default the processor in float32."""
+    """Return the model whose published files lie in `folder`, on a device, by default the processor in float32.
+
+    Raises
+    ------
+    PreconditionError
+        A newer version of Parfocal made it, in a way that this one does not know.
+    """
+    manifest.facts.require_known()
     view = ModelView(
         parameters=method.parse(v1.JOB_KIND_TRAINING, manifest.parameters),
         facts=manifest.facts,

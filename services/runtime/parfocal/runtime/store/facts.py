@@ -1,10 +1,18 @@
-"""Inputs, outputs and measurements of a network: determined once in training, stored as JSON in the model."""
+"""Inputs, outputs and measurements of a network: determined once in training, stored as JSON in the model.
+
+A newer version may write fields that this one does not know. Whoever shows, copies or deletes a model keeps them;
+whoever computes with it calls `Facts.require_known` before. So a field that is added here must be None where older
+versions can do without it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from parfocal.runtime.errors import PreconditionError
 
 
 class Port(BaseModel):
@@ -27,7 +35,7 @@ class Port(BaseModel):
         channel; empty where they were not normalised.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     role: str
     kind: Literal["image", "labels", "classes", "boxes", "points"] = "image"
@@ -49,11 +57,28 @@ class Facts(BaseModel):
         Further values by name, such as thresholds, anchors or a diameter, all of which JSON can represent.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     inputs: tuple[Port, ...] = (Port(role="source"),)
     targets: tuple[Port, ...] = (Port(role="target"),)
     measured: dict[str, Any] = Field(default_factory=dict)
+
+    def require_known(self) -> None:
+        """Raise PreconditionError where a newer version has written something that this one does not know.
+
+        To pass it over could change what the model predicts.
+        """
+        ports = {"input": self.inputs, "target": self.targets}
+        parts = {"": (self,), **{f"{name} ": each for name, each in ports.items()}}
+        unknown = {
+            f"{where}{name}"
+            for where, models in parts.items()
+            for model in models
+            for name, value in (model.model_extra or {}).items()
+            if value is not None
+        }
+        if unknown:
+            raise made_by_newer("description", sorted(unknown))
 
     @property
     def input_channels(self) -> int:
@@ -86,3 +111,11 @@ class Facts(BaseModel):
     def with_measured(self, **values: Any) -> Facts:
         """Return the facts with further measured values."""
         return self.model_copy(update={"measured": self.measured | values})
+
+
+def made_by_newer(what: str, unknown: Sequence[str]) -> PreconditionError:
+    """Return the error of whoever is to compute with a model of which something is not known here."""
+    return PreconditionError(
+        f"A newer version of Parfocal made this model: its {what} has {', '.join(unknown)}, which this "
+        "version does not know. Upgrade this service, or use a model that it made itself."
+    )

@@ -159,6 +159,7 @@ class _Training:
             return
         place = Location.parse(uri)
         model = ModelManifest.read(context.store, place / MODEL_MANIFEST)
+        model.facts.require_known()
         folder = context.cache.mirror(context.store, place, model.files, context.scratch / "initial")
         spec = context.job.training
         usual = LAST if spec.initial_weights == v1.WEIGHTS_LAST else "best"
