@@ -318,6 +318,13 @@ def test_a_wrong_kind_is_refused_with_the_reason(run: Callable[..., Ended], imag
     assert run("dataset", "show", "wrong").code == 3
 
 
+@pytest.mark.parametrize("name", ["nucleus", "x=nucleus", "²=nucleus", f"{'1' * 5000}=nucleus"])
+def test_a_name_of_a_class_needs_a_grey_value(run: Callable[..., Ended], images: Path, name: str) -> None:
+    refused = run("dataset", "create", "named", images, "--class-name", name)
+    assert refused.code == 2
+    assert "--class-name" in refused.err
+
+
 def test_every_kind_is_named_in_the_help(run: Callable[..., Ended]) -> None:
     for command in ("create", "check"):
         text = run("dataset", command, "--help").out

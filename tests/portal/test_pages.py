@@ -29,6 +29,7 @@ from parfocal.client.requests import training_request
 from parfocal.portal.follow import Follower, Steps, make_tiles, take_up
 from parfocal.portal.guard import SAFE_METHODS
 from parfocal.portal.pages import ROUTERS
+from parfocal.portal.pages.data import _class_names
 from parfocal.portal.pages.predict import _sources
 from parfocal.portal.uploads import UploadedFile, guess_roles
 from parfocal.runtime.errors import UnavailableError
@@ -613,6 +614,17 @@ def test_what_is_not_there_is_said_in_words(visitor: Visitor) -> None:
 
 
 # Parts
+
+
+def test_only_grey_values_are_given_names() -> None:
+    form = {
+        "class.1": " nucleus ",
+        "class.2": "",
+        "class.x": "no value",
+        f"class.{'9' * 5000}": "too long",
+        "name": "n",
+    }
+    assert _class_names(form) == {1: "nucleus"}
 
 
 def test_folders_of_an_upload_are_recognised() -> None:

@@ -381,7 +381,13 @@ def test_the_names_of_classes_are_read_from_yaml(text: str, tmp_path: Path) -> N
     assert read_class_names(path, "data.yaml") == ("red cell", "white cell")
 
 
-@pytest.mark.parametrize("text", ["", "nc: 2\n", "names: red\n", "names:\n  1: a\n  2: b\n", "names: [a, a]\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "nc: 2\n", "names: red\n", "names:\n  1: a\n  2: b\n", "names: [a, a]\n"),
+        f"names:\n  0: a\n  {'1' * 5000}: b\n",
+    ],
+)
 def test_yaml_without_usable_names_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
     path.write_text(text)

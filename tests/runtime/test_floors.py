@@ -10,7 +10,7 @@ from support import ROOT
 RUNTIME = ROOT / "services" / "runtime" / "parfocal" / "runtime"
 # From the ground up. Rooms of one floor do not know each other either.
 FLOORS = (
-    ("errors", "settings", "logs", "metrics", "report", "traces"),
+    ("errors", "settings", "logs", "metrics", "numbers", "report", "traces"),
     ("rpc_errors", "access"),
     ("images",),
     ("store",),

@@ -208,7 +208,7 @@ def test_files_of_equal_content_are_fetched_once(
 def test_names_and_versions() -> None:
     assert parse_version("model", "m:3") == ("m", 3)
     assert parse_version("model", "m") == ("m", None)
-    for bad in ("m:0", "m:x", "-m", "a/b", ""):
+    for bad in ("m:0", "m:x", "-m", "a/b", "", "m:²", "m:٣", "m:3000000000", f"m:{'9' * 5000}"):
         with pytest.raises(InvalidInputError):
             parse_version("model", bad)
     with pytest.raises(InvalidInputError) as caught:

@@ -160,14 +160,17 @@ def create(
 
 def _named(pairs: Sequence[str]) -> dict[int, str]:
     """Return the names of classes by grey value."""
+    from parfocal.runtime.numbers import whole_number
+
     names: dict[int, str] = {}
     for pair in pairs:
-        value, sign, name = pair.partition("=")
-        if not sign or not value.strip().isdecimal():
+        text, sign, name = pair.partition("=")
+        value = whole_number(text.strip())
+        if not sign or value is None:
             raise click.BadParameter(
                 f"{pair!r} is not of the form VALUE=NAME, e.g. 1=nucleus", param_hint="--class-name"
             )
-        names[int(value)] = name.strip()
+        names[value] = name.strip()
     return names
 
 

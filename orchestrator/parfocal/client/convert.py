@@ -20,6 +20,7 @@ from parfocal.runtime.images.acquired import Acquired, acquired
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, write_image
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.numbers import whole_number
 
 MAKERS_SUFFIXES = (
     *(".czi", ".nd2", ".lif", ".lsm", ".stk", ".dv", ".r3d", ".oib", ".oif", ".ims", ".sldy"),
@@ -263,7 +264,7 @@ def _channel(source: Source, length: int, wanted: str) -> int:
     """Return the number, from 0, of a channel that is named, or numbered from 1."""
     if wanted in source.channels:
         return source.channels.index(wanted)
-    if wanted.isdecimal() and 1 <= int(wanted) <= length:
+    if 1 <= (whole_number(wanted) or 0) <= length:
         return int(wanted) - 1
     there = ", ".join(source.channels) or f"{length} without names"
     raise refusal(source.name, f"it has no channel {wanted!r}: there are {there}.")

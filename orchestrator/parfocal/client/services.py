@@ -12,6 +12,7 @@ import grpc
 from parfocal import v1
 from parfocal.client.channels import SettingsTokens, Tokens, open_channel
 from parfocal.runtime.errors import InvalidInputError, UnavailableError
+from parfocal.runtime.numbers import whole_number
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.settings import Settings
 
@@ -117,7 +118,7 @@ def parse_addresses(text: str) -> tuple[str, ...]:
         target, *names = part.split("/")
         host, _, port = target.rpartition(":")
         named = all(name.replace("-", "").isalnum() and name.isascii() for name in names)
-        if not host or not port.isdigit() or not 0 < int(port) < 65536 or not named:
+        if not host or not 0 < (whole_number(port) or 0) < 65536 or not named:
             raise InvalidInputError(
                 f"{part!r} is not the address of a service: write host:port, or host:port/NAME/NAME for services "
                 "behind one public address; several with commas between them (PARFOCAL_SERVICES or --services)."

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, ParfocalError, UnavailableError
+from parfocal.runtime.numbers import whole_number
 from parfocal.runtime.store.names import check_name
 from parfocal.stack.config import resolve_folder, write_atomically
 
@@ -228,7 +229,7 @@ def _patiently(told: Mail | Hook, notice: Notice) -> bool:
 
 def _mail(told: Mail, notice: Notice) -> None:
     host, _, port = told.server.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or whole_number(port, 5) is None:
         raise InvalidInputError(
             f"{told.server!r} is no mail server: write host:port, for example smtp.example.org:587."
         )

@@ -17,6 +17,7 @@ from parfocal.runtime.images.axes import ORDER, name_axes, override_axes
 from parfocal.runtime.images.files import DEFAULT_LIMITS, PixelSize
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import BLOCK_PIXELS, Scratch, release
+from parfocal.runtime.numbers import whole_number
 
 _NARROW: Final = {"i": np.dtype(np.int32), "u": np.dtype(np.uint32)}
 
@@ -110,7 +111,7 @@ def number_of_scene(name: str, scenes: Sequence[str], wanted: str) -> int:
     """
     if wanted in scenes:
         return scenes.index(wanted)
-    if wanted.isdecimal() and 1 <= int(wanted) <= len(scenes):
+    if 1 <= (whole_number(wanted) or 0) <= len(scenes):
         return int(wanted) - 1
     if wanted:
         raise refusal(name, f"it has no image {wanted!r}: there are {some(scenes)}.")

@@ -29,6 +29,7 @@ from parfocal.runtime.errors import (
     UnauthenticatedError,
 )
 from parfocal.runtime.images.pyramid import encode_tile, tile_name
+from parfocal.runtime.numbers import whole_number
 from parfocal.runtime.store.names import check_request_id
 
 router = APIRouter(prefix="/p/{project}")
@@ -154,7 +155,8 @@ def _one(client: Client, portal: Portal, draft: str, image: str) -> tuple[v1.Dra
 def _change(client: Client, portal: Portal, draft: str, image: str, revision: str, body: bytes) -> Response:
     try:
         sent = json.loads(body)
-        if not isinstance(sent, dict) or not revision.isdecimal():
+        known = whole_number(revision)
+        if not isinstance(sent, dict) or known is None:
             raise ValueError
     except (ValueError, RecursionError):
         return _refused(InvalidInputError("Send an object of JSON, and the revision in If-Match."))
@@ -162,7 +164,7 @@ def _change(client: Client, portal: Portal, draft: str, image: str, revision: st
         project=client.project,
         draft=draft,
         image=image,
-        revision=int(revision),
+        revision=known,
         change_id=str(sent.get("change_id", "")),
         session=str(sent.get("session", "")),
     )

@@ -32,6 +32,7 @@ from parfocal.runtime.datasets.kinds import KINDS, suits, title_of
 from parfocal.runtime.datasets.report import FolderReport
 from parfocal.runtime.errors import InvalidInputError, ParfocalError, PermissionDeniedError
 from parfocal.runtime.images.files import image_stem
+from parfocal.runtime.numbers import whole_number
 from parfocal.runtime.store.manifests import DatasetManifest
 from parfocal.runtime.store.names import check_request_id, is_name, new_request_id
 
@@ -110,7 +111,7 @@ async def receive(request: Request, client: ClientHere, portal: PortalHere, uplo
                 await run_in_threadpool(part.write, bytes(waiting))
                 waiting.clear()
         await run_in_threadpool(part.write, bytes(waiting))
-        if expected.isdecimal() and int(expected) != size:
+        if expected.isdecimal() and whole_number(expected) != size:
             raise InvalidInputError(f"{name} arrived in part only. Send it again.")
     return Response(status_code=204)
 
@@ -361,7 +362,8 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
 def _class_names(form: Mapping[str, str]) -> dict[int, str]:
     """Return the names of classes that a form gives, by grey value."""
     given = {name.removeprefix("class."): value.strip() for name, value in form.items() if name.startswith("class.")}
-    return {int(value): name for value, name in given.items() if value.isdecimal() and name}
+    values = {whole_number(value): name for value, name in given.items() if name}
+    return {value: name for value, name in values.items() if value is not None}
 
 
 def _image_rows(report: FolderReport) -> list[dict[str, Any]]:

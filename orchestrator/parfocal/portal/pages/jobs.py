@@ -17,6 +17,7 @@ from parfocal.portal.follow import check_key
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, rights_of
 from parfocal.portal.sessions import Session
 from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.numbers import whole_number
 from parfocal.runtime.store.names import versioned_name
 
 router = APIRouter(prefix="/p/{project}")
@@ -92,7 +93,8 @@ async def events(
     last_event_id: str | None = Header(default=None),
 ) -> Response:
     """Stream the events of a job; a browser that lost the connection goes on after the last one it saw."""
-    seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else max(0, after)
+    last = whole_number(last_event_id or "")
+    seen = max(0, after) if last is None else last
     session: Session | None = request.state.session
 
     def allowed() -> bool:

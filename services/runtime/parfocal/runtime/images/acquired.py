@@ -11,6 +11,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from parfocal.runtime.images._tiff_sizes import elements
+from parfocal.runtime.numbers import whole_number
 
 _SECONDS: Final = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
@@ -23,7 +24,6 @@ _SECONDS: Final = {
 _FORM: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _LONGEST: Final = 100
 _MOST_CHANNELS: Final = 1000
-_MOST_DIGITS: Final = 9
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,9 @@ def _between_planes(pixels: ElementTree.Element) -> float | None:
         seconds = in_seconds(plane.get("DeltaT"), plane.get("DeltaTUnit", "s"))
         if seconds is None and plane.get("DeltaT") in {"0", "0.0"}:
             seconds = 0.0
-        number = plane.get("TheT", "")
-        counted = number.isdecimal() and len(number) <= _MOST_DIGITS
-        if seconds is not None and counted and plane.get("TheC", "0") == plane.get("TheZ", "0") == "0":
-            times[int(number)] = seconds
+        number = whole_number(plane.get("TheT", ""), 9)
+        if seconds is not None and number is not None and plane.get("TheC", "0") == plane.get("TheZ", "0") == "0":
+            times[number] = seconds
     if len(times) < 2:
         return None
     first, last = min(times), max(times)

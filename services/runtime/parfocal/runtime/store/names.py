@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Final
 
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, Violation
+from parfocal.runtime.numbers import whole_number
 from parfocal.runtime.store.store import Location, Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -99,9 +100,10 @@ def parse_version(kind: str, text: str) -> tuple[str, int | None]:
     check_name(kind, name)
     if not colon:
         return name, None
-    if not version.isdigit() or int(version) < 1:
+    number = whole_number(version, 9)
+    if not number:
         raise InvalidInputError(f"{text!r} names no {kind} version: write {name}:NUMBER, for example {name}:1.")
-    return name, int(version)
+    return name, number
 
 
 def published_versions(store: Store, folder: Location, manifest: str) -> list[int]:

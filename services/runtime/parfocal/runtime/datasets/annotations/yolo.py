@@ -19,6 +19,7 @@ from parfocal.runtime.datasets.annotations.box import (
 )
 from parfocal.runtime.datasets.findings import Notes
 from parfocal.runtime.errors import Violation
+from parfocal.runtime.numbers import whole_number
 
 CLASS_FILES: Final = ("classes.txt", "obj.names", "data.yaml", "data.yml")
 """Files that name the classes, in the order in which they are looked for."""
@@ -127,7 +128,8 @@ def _yaml_names(text: str) -> list[str]:
         entry = _ENTRY.fullmatch(line.strip())
         if entry is None:
             break
-        names[int(entry["key"]) if entry["key"] else len(names)] = _unquoted(entry["name"])
+        number = whole_number(entry["key"]) if entry["key"] else len(names)
+        names[-1 if number is None else number] = _unquoted(entry["name"])
     if sorted(names) != list(range(len(names))):
         raise ValueError("its classes are not numbered from 0 without gaps")
     return [names[index] for index in range(len(names))]
