@@ -204,7 +204,8 @@ def make_tiles(follower: Follower, client: Client, uri: str) -> None:
         if job.state in {v1.JOB_STATE_FAILED, v1.JOB_STATE_CANCELLED}:
             client.start(derivation_request([uri]))
 
-    follower.begin_once(f"tiles {uri}", begin)
+    # Each project that reads an image has a mark beside its tiles, which the job leaves.
+    follower.begin_once(f"tiles of {client.project} {uri}", begin)
 
 
 def compare_key(project: str, comparison: Comparison) -> str:
