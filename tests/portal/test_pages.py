@@ -42,7 +42,7 @@ from parfocal.runtime.store.manifests import (
     ResultFile,
     ResultManifest,
 )
-from parfocal.runtime.store.names import is_job_id, result_location
+from parfocal.runtime.store.names import is_job_id, result_location, versioned_name
 
 PAGES = (
     "",
@@ -359,6 +359,24 @@ def test_what_another_project_shares_is_listed_and_used_like_ones_own(
         assert [layer["name"] for layer in image["layers"]] == ["Input", "theirs:1", "ours:1", "Target"]
         # What another project shares is looked at through the project that it is shared with.
         assert [visitor.http.get(layer["info"]).status_code for layer in image["layers"]] == [200] * 4
+
+    # What it was made of is deleted: the answer stays, and it can be made again.
+    judged = [job for job in client.jobs() if job.WhichOneof("spec") == "evaluation"]
+    (ours,) = (job for job in judged if versioned_name(job.evaluation.model_uri, PROJECT) == "ours:1")
+    client.catalog.delete("result", ours.id)
+    without = visitor.open(f"compare?{urlencode(compared)}").text
+    assert "The evaluation of ours:1 on these images was deleted" in without
+    assert "Differences with their intervals" in without
+    assert "Side by side" not in without
+    missing = visitor.open(f"compare/viewer.json?{urlencode(compared)}")
+    assert missing.status_code == 404
+    assert "ours:1" in missing.text
+    assert "Compare them again" in without
+    visitor.send("compare", request_id="once-more", **compared)
+    wait_for(side_by_side, 400, "the comparison with a new evaluation")
+    (newest, *_) = (job for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)) if job.WhichOneof("spec") == "comparison")
+    client.catalog.delete("result", newest.id)
+    assert "was deleted" in visitor.open(f"compare?{urlencode(compared)}").text, "that from before"
 
     visitor.send("annotate", request_id="on-shared", dataset="lab-b/beads:1", kind="labels")
     draft_page = visitor.open("annotate/on-shared").text

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from parfocal import v1
 from parfocal.client.client import Client
-from parfocal.client.published import read_manifest
+from parfocal.client.results import is_gone
 from parfocal.client.watching import FINAL_STATES
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, ParfocalError, Violation
-from parfocal.runtime.store.manifests import MOST_PARTS, PART, ResultManifest
+from parfocal.runtime.store.manifests import MOST_PARTS, PART
 from parfocal.runtime.store.publish import sha256_of
 from parfocal.runtime.store.store import patiently
 
@@ -94,7 +94,7 @@ def part_uri(job: v1.Job) -> str:
 def find_done(client: Client, request_id: str) -> v1.Job | None:
     """Return the job that has made the result of this id, which is still there; None if there is none."""
     for job in _attempts(client, request_id):
-        if job.state == v1.JOB_STATE_SUCCEEDED and not _is_gone(client, job):
+        if job.state == v1.JOB_STATE_SUCCEEDED and not is_gone(client, job):
             return job
     return None
 
@@ -122,7 +122,7 @@ def find_or_start(client: Client, request: v1.StartJobRequest) -> v1.Job:
                 return client.start(tried, wait_for_queue=True)
             except AlreadyExistsError:
                 continue  # its record was deleted, its result was not
-        if job.prediction == tried.prediction and job.state not in _BADLY and not _is_gone(client, job):
+        if job.prediction == tried.prediction and job.state not in _BADLY and not is_gone(client, job):
             return job
     raise AssertionError
 
@@ -188,17 +188,6 @@ def _cancelled(client: Client, jobs: Sequence[v1.Job]) -> list[v1.Job]:
                 job = client.cancel(job.id, why="another part of the prediction has not succeeded")
         ended.append(job)
     return ended
-
-
-def _is_gone(client: Client, job: v1.Job) -> bool:
-    """Return whether what a job made was deleted."""
-    if job.state != v1.JOB_STATE_SUCCEEDED:
-        return False
-    try:
-        read_manifest(client, job.outputs[0].uri, ResultManifest)
-    except NotFoundError:
-        return True
-    return False
 
 
 def _copy(request: v1.StartJobRequest) -> v1.StartJobRequest:

@@ -11,7 +11,7 @@ from parfocal import v1
 from parfocal.client.client import Client
 from parfocal.client.models import judging_parameters, read_model
 from parfocal.client.requests import evaluation_request, prediction_request
-from parfocal.client.results import result_uri
+from parfocal.client.results import is_gone, result_uri
 from parfocal.runtime.errors import DamagedError
 from parfocal.runtime.store.evaluations import SUMMARY_FILE, EvaluationSummary
 from parfocal.runtime.store.manifests import TURNED_BACK, DatasetManifest
@@ -78,10 +78,11 @@ def published_summary(client: Client, uri: str) -> dict[str, Any]:
 
 
 def finished_job(client: Client, request: v1.StartJobRequest) -> v1.Job | None:
-    """Return the newest job that has done exactly what a request asks for, with its result; None if there is none."""
+    """Return the newest job that has done exactly what a request asks for, and whose result is there, or None."""
     spec = str(request.WhichOneof("spec"))
     for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
-        if job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec) and job.outputs:
+        same = job.WhichOneof("spec") == spec and getattr(job, spec) == getattr(request, spec)
+        if same and job.outputs and not is_gone(client, job):
             return job
     return None
 

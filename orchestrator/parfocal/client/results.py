@@ -235,6 +235,17 @@ def read_result(client: Client, job: v1.Job) -> ResultManifest:
     return read_manifest(client, result_uri(job), ResultManifest)
 
 
+def is_gone(client: Client, job: v1.Job) -> bool:
+    """Return whether what a job made was deleted: a model, a result or a part of one."""
+    if job.state != v1.JOB_STATE_SUCCEEDED:
+        return False
+    try:
+        client.catalog.read(job.outputs[0].uri)
+    except NotFoundError:
+        return True
+    return False
+
+
 def result_uri(job: v1.Job) -> str:
     """Return where a job published its result; raise PreconditionError if it has none."""
     for output in job.outputs:

@@ -58,7 +58,7 @@ def compare(
                 "problem": portal.follower.error(key),
                 "found": _found(client, plan),
             }
-            if values["found"]:
+            if values["found"] and not values["found"]["deleted"]:
                 values["tiles_note"] = prepare_tiles(request, client, values["found"]["shown"])
         except ParfocalError as error:
             values["problem"] = error.message
@@ -82,6 +82,8 @@ def viewer(client: ClientHere, a: str = "", b: str = "", dataset: str = "") -> R
     found = _found(client, plan_comparison(client, (a, b), (), dataset))
     if found is None:
         raise NotFoundError(f"{a} and {b} have not been compared on {dataset} yet.")
+    if found["deleted"]:
+        raise NotFoundError(found["deleted"])
     order = {each["name"]: each["note"] for each in found["images"]}
     return JSONResponse(comparison_config(client, found["evaluations"], order))
 
@@ -107,20 +109,37 @@ def _images(metric: Metric, compared: Sequence[tuple[str, ResultManifest]]) -> l
     return sorted(rows, key=lambda row: -row["size"])
 
 
+def _deleted(names: Sequence[str]) -> str:
+    """Return what to say where evaluations of models are gone; nothing where there are none."""
+    if not names:
+        return ""
+    which = "evaluation" if len(names) == 1 else "evaluations"
+    return (
+        f"The {which} of {' and '.join(names)} on these images {'was' if len(names) == 1 else 'were'} deleted, so "
+        "single images cannot be shown side by side. The means and differences below are those of the comparison."
+    )
+
+
 def _found(client: Client, plan: Comparison) -> dict[str, Any] | None:
-    """Return the newest comparison of the models on the dataset; None if there is none."""
+    """Return the newest comparison of the models on the dataset that is still there; None if there is none."""
     for job in client.jobs((v1.JOB_STATE_SUCCEEDED,)):
         if job.WhichOneof("spec") != "comparison" or job.comparison.dataset_uri != plan.dataset_uri or not job.outputs:
             continue
-        summary = published_summary(client, result_uri(job))
+        try:
+            summary = published_summary(client, result_uri(job))
+        except NotFoundError:  # it was deleted
+            continue
         by_uri = {each["model_uri"]: each for each in summary["candidates"] if each["kind"] == "model"}
         if by_uri.keys() == {*plan.model_uris}:
             first, second = (read_model(client, uri).manifest for uri in plan.model_uris)
             chosen = [by_uri[uri] for uri in plan.model_uris]
             wanted = {each["name"] for each in chosen}
-            compared = [
-                (each["name"], read_manifest(client, each["evaluation_uri"], ResultManifest)) for each in chosen
-            ]
+            compared, gone = [], []
+            for each in chosen:
+                try:
+                    compared.append((each["name"], read_manifest(client, each["evaluation_uri"], ResultManifest)))
+                except NotFoundError:
+                    gone.append(each["name"])
             metric = next(
                 Metric.model_validate(column) for column in summary["columns"] if column["key"] == summary["ranked_by"]
             )
@@ -130,7 +149,8 @@ def _found(client: Client, plan: Comparison) -> dict[str, Any] | None:
                 "summary": summary,
                 "evaluations": compared,
                 "metric": metric,
-                "images": _images(metric, compared),
+                "deleted": _deleted(gone),
+                "images": [] if gone else _images(metric, compared),
                 "shown": [plan.dataset_uri, *(each["prediction_uri"] for each in chosen)],
                 "decided": any(
                     {test["first"], test["second"]} == wanted and test["outcome"] != "not shown"
