@@ -75,22 +75,36 @@ class Trained:
         return self.job.outputs[0].uri
 
 
+@pytest.fixture(scope="module")
+def running(
+    start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Any]]:
+    """Start the service of a method, or go on with the one that runs: the methods of a family share it."""
+    now: list[Any] = []
+
+    def start(name: str) -> Any:
+        if now and now[0].name == name:
+            return now[0]
+        if now:
+            now.pop().stop()
+        settings = {"checkpoint_seconds": "0", "preview_share": "1"}
+        if not (ROOT / "services" / name).is_dir():
+            place = tmp_path_factory.mktemp(name)
+            subprocess.run([str(ROOT / "deploy/tools/new-method"), name, str(place)], check=True)
+            settings["pythonpath"] = str(place / "services" / name)
+        now.append(start_service(name, **settings))
+        return now[0]
+
+    yield start
+    for process in now:
+        process.stop()
+
+
 @pytest.fixture(scope="module", params=list(SESSIONS))
-def service(
-    request: pytest.FixtureRequest, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Session]:
-    name = SESSIONS[request.param]["service"]
-    if (ROOT / "services" / name).is_dir():
-        process = start_service(name, checkpoint_seconds="0", preview_share="1")
-    else:
-        place = tmp_path_factory.mktemp(name)
-        subprocess.run([str(ROOT / "deploy/tools/new-method"), name, str(place)], check=True)
-        process = start_service(
-            name, checkpoint_seconds="0", preview_share="1", pythonpath=str(place / "services" / name)
-        )
+def service(request: pytest.FixtureRequest, running: Callable[[str], Any]) -> Iterator[Session]:
+    process = running(SESSIONS[request.param]["service"])
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, request.param, channel)
-    process.stop()
 
 
 @pytest.fixture(scope="module")
