@@ -34,7 +34,7 @@ def _driver(service: str) -> str:
 TINY = {content["method"]: content for content in reversed(_CONTENTS) if "data" not in content}
 TINY = {each["method"]: each for each in {_driver(each["service"]): each for each in TINY.values()}.values()}
 # What a method can break by itself is tested with all others: further methods of the services, and what
-# `make new-method` makes, before anybody has changed it.
+# `make new-method` makes, before anybody has changed it. Methods of a service follow one another: they share it.
 _SCAFFOLD = json.loads((ROOT / "deploy/template/tests/NAME/contract.json").read_text().replace("NAME", "scaffold"))
 SESSIONS = {
     entry["method"]: {"service": content["service"], **entry}

@@ -339,19 +339,25 @@ def test_transfer_learning_starts_from_the_weights_of_a_model(service: Session, 
     assert done.metrics["val_loss"] == pytest.approx(job.metrics["val_loss"], rel=1e-2)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(service: Session, trained: tuple[v1.Job, str]) -> tuple[v1.Job, dict[str, Any]]:
+    """A training that is long enough to be disturbed but was not, and its parameters."""
+    parameters: dict[str, Any] = {"epochs": 8, "patches_per_image": 8}
+    if service.method == "fake-2d":
+        parameters["pause_seconds"] = 0.05
+    return service.train(trained[1], **parameters), parameters
+
+
 @pytest.mark.parametrize("victim", ["worker", "server"])
 def test_killing_worker_or_server_changes_nothing_in_the_result(
-    service: Session, trained: tuple[v1.Job, str], store: Any, victim: str
+    service: Session, trained: tuple[v1.Job, str], undisturbed: tuple[v1.Job, dict[str, Any]], store: Any, victim: str
 ) -> None:
     import psutil
 
     from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
     from parfocal.runtime.store.store import Location
 
-    parameters: dict[str, Any] = {"epochs": 8, "patches_per_image": 8}
-    if service.method == "fake-2d":
-        parameters["pause_seconds"] = 0.05
-    undisturbed = service.train(trained[1], **parameters)
+    expected, parameters = undisturbed
     job = service.jobs.StartJob(service.request(trained[1], **parameters)).job
     get = v1.GetJobRequest(job_id=job.id)
     wait_for(lambda: service.jobs.GetJob(get).job.progress.epoch >= 2, 120, "the second epoch")
@@ -368,7 +374,7 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
     assert done.state == v1.JOB_STATE_SUCCEEDED, done.error.text
     assert done.attempt == 2
     digests = []
-    for finished in (undisturbed, done):
+    for finished in (expected, done):
         model = ModelManifest.read(store, Location.parse(finished.outputs[0].uri) / MODEL_MANIFEST)
         made_by_time = {"training.csv", "training_report.pdf", "loss.png"}
         files = {entry.public_name: entry.sha256 for entry in model.files if entry.public_name not in made_by_time}

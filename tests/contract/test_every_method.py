@@ -58,7 +58,8 @@ OF_A_RUN = {v1.TASK_DETECTION: {"detections.csv", "coco.json", "counts.csv"}}
 # By task, the type of what is predicted where it is not intensities.
 DTYPES = {v1.TASK_INSTANCE_SEGMENTATION: "uint16", v1.TASK_SEMANTIC_SEGMENTATION: "uint8"}
 # Enough of them for a worker to be killed between the first and the last.
-_EPOCHS = 4
+_KILLED_EPOCHS = 4
+_EPOCHS = 2
 WITHOUT_PAIRS = {v1.TARGET_KIND_UNPAIRED_IMAGE, v1.TARGET_KIND_NONE}
 
 
@@ -75,22 +76,36 @@ class Trained:
         return self.job.outputs[0].uri
 
 
+@pytest.fixture(scope="module")
+def running(
+    start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Any]]:
+    """Start the service of a method, or go on with the one that runs: the methods of a family share it."""
+    now: list[Any] = []
+
+    def start(name: str) -> Any:
+        if now and now[0].name == name:
+            return now[0]
+        if now:
+            now.pop().stop()
+        settings = {"checkpoint_seconds": "0", "preview_share": "1"}
+        if not (ROOT / "services" / name).is_dir():
+            place = tmp_path_factory.mktemp(name)
+            subprocess.run([str(ROOT / "deploy/tools/new-method"), name, str(place)], check=True)
+            settings["pythonpath"] = str(place / "services" / name)
+        now.append(start_service(name, **settings))
+        return now[0]
+
+    yield start
+    for process in now:
+        process.stop()
+
+
 @pytest.fixture(scope="module", params=list(SESSIONS))
-def service(
-    request: pytest.FixtureRequest, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Session]:
-    name = SESSIONS[request.param]["service"]
-    if (ROOT / "services" / name).is_dir():
-        process = start_service(name, checkpoint_seconds="0", preview_share="1")
-    else:
-        place = tmp_path_factory.mktemp(name)
-        subprocess.run([str(ROOT / "deploy/tools/new-method"), name, str(place)], check=True)
-        process = start_service(
-            name, checkpoint_seconds="0", preview_share="1", pythonpath=str(place / "services" / name)
-        )
+def service(request: pytest.FixtureRequest, running: Callable[[str], Any]) -> Iterator[Session]:
+    process = running(SESSIONS[request.param]["service"])
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, request.param, channel)
-    process.stop()
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +120,13 @@ def trained(service: Session, s3: Any, tmp_path_factory: pytest.TempPathFactory)
     """A training of the method on images of its axes and kind of targets."""
     needs, folder = service.method_description.data_requirements, tmp_path_factory.mktemp(service.method)
     uri = publish_for(s3.store(), f"images-{service.method}", folder, needs.target, needs.axes)
-    job = service.train(uri, epochs=_EPOCHS)
+    job = service.train(uri, epochs=epochs_of(service))
     assert job.state == v1.JOB_STATE_SUCCEEDED, job.error.text
     return Trained(job, uri, folder)
+
+
+def epochs_of(service: Session) -> int:
+    return _KILLED_EPOCHS if service.method in KILLED else _EPOCHS
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +188,7 @@ def test_pictures_show_how_far_the_training_is(service: Session, trained: Traine
     if service.method_description.task == v1.TASK_LOCALISATION:
         assert not previews
         return
-    assert [preview.epoch for preview in previews] == list(range(1, _EPOCHS + 1))
+    assert [preview.epoch for preview in previews] == list(range(1, epochs_of(service) + 1))
     for preview in previews:
         assert ("target" in preview.pictures) == (needs.target not in WITHOUT_PAIRS)
         sizes = set()
@@ -179,7 +198,7 @@ def test_pictures_show_how_far_the_training_is(service: Session, trained: Traine
                 assert picture.format == "PNG"
                 sizes.add(picture.size)
         assert len(sizes) == 1
-    request = v1.ReadPreviewRequest(job_id=trained.job.id, epoch=_EPOCHS, picture="../input")
+    request = v1.ReadPreviewRequest(job_id=trained.job.id, epoch=1, picture="../input")
     error = rpc_error(lambda: service.jobs.ReadPreview(request))
     assert error.code() == grpc.StatusCode.NOT_FOUND
 
@@ -188,7 +207,7 @@ def test_a_training_whose_worker_is_killed_gives_the_same_model(service: Session
     """Cancelled trainings are resumed by the service (test_contract.py); what a checkpoint holds is the method's."""
     if service.method not in KILLED:
         pytest.skip("another method of its family is killed")
-    for epochs in (_EPOCHS, 40, 200):  # more of them where they are fast
+    for epochs in (_KILLED_EPOCHS, 40, 200):  # more of them where they are fast
         job = service.jobs.StartJob(service.request(trained.dataset, epochs=epochs)).job
         get = v1.GetJobRequest(job_id=job.id)
         wait_for(lambda get=get: service.jobs.GetJob(get).job.progress.epoch >= 1, 120, "the first epoch")
@@ -199,7 +218,7 @@ def test_a_training_whose_worker_is_killed_gives_the_same_model(service: Session
         if done.attempt > 1:
             break
     assert (done.state, done.attempt) == (v1.JOB_STATE_SUCCEEDED, 2), done.error.text
-    undisturbed = trained.job if epochs == _EPOCHS else service.train(trained.dataset, epochs=epochs)
+    undisturbed = trained.job if epochs == _KILLED_EPOCHS else service.train(trained.dataset, epochs=epochs)
     models = [
         ModelManifest.read(store, Location.parse(each.outputs[0].uri) / MODEL_MANIFEST) for each in (undisturbed, done)
     ]

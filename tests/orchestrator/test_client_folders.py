@@ -14,13 +14,14 @@ import tifffile
 from numpy.typing import NDArray
 from support import mentions
 
-from parfocal.client.convert import Part, convert, inspect_makers_format, parse_range
-from parfocal.client.datasets import check_folder
+from parfocal.client.convert import Part, convert, inspect_part, parse_range, taken_again
+from parfocal.client.datasets import check_folder, checked_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
 from parfocal.runtime.datasets.folder import NO_TEST_IMAGES
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
+from parfocal.runtime.images.notes import Note
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def test_scene_channels_and_planes_of_a_file_are_chosen_and_named(several: Path,
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        (Part(), ("2 images", "Image:0, Image:1", "--scene")),
+        (Part(), ("2 separate images", "--scene")),
         (Part("third"), ("'third'", "Image:0")),
         (Part("Image:1", ("CFP",)), ("'CFP'", "DAPI, GFP, phase")),
         (Part("Image:1", planes=(2, 3)), ("2 planes", "2 to 3")),
@@ -239,9 +240,58 @@ def test_a_choice_that_a_file_does_not_have_is_refused_with_what_it_has(
     assert mentions(caught.value.message, "slide.ome.tif", *said)
 
 
-def test_a_choice_for_files_that_are_read_as_they_are_is_refused(folder: Path) -> None:
+@pytest.fixture
+def composites(folder: Path) -> Path:
+    """The folder with sources as Fiji saves composites: a second channel, with planes of noise before it."""
+    for path in folder.glob("*/source/*.tif"):
+        pixels = read_image(path).pixels
+        noise = np.random.default_rng(0).integers(0, 99, pixels.shape, np.uint16)
+        tifffile.imwrite(path, np.stack([noise, pixels]), imagej=True, metadata={"axes": "CYX"})
+    return folder
+
+
+def test_a_channel_is_taken_of_composites(composites: Path, pairs_folder: Path) -> None:
+    assert mentions(problem(composites), "source/field0.tif")
+    with checked_folder(composites, "", "", None, False, Part(channels=("2",))) as report:
+        assert {image.axes for image in report.train} == {"YX"}
+        converted = next(text for text in report.warnings if text.startswith(Note("converted").sentence))
+        assert "channels 2" in converted
+        # Targets without channels stay as they are.
+        assert "target" not in converted
+        image = next(item for item in report.items() if item.file == "train/source/field0.tif")
+        image.write(composites / "taken.tif")
+    expected = read_image(pairs_folder / "train" / "source" / "field0.tif").pixels
+    np.testing.assert_array_equal(read_image(composites / "taken.tif").pixels, expected)
+
+
+def test_a_channel_that_composites_lack_is_refused_with_what_they_have(composites: Path) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_folder(composites, part=Part(channels=("3",)))
+    assert mentions(caught.value.message, "source/field0.tif", "'3'", "2 without names")
+    with pytest.raises(InvalidInputError, match=r"source/field0\.tif"):
+        check_folder(composites, part=Part(channels=("1",), frames=(2, 3)))
+
+
+def test_labels_of_images_without_labels_are_refused(folder: Path) -> None:
     with pytest.raises(InvalidInputError, match="Leave the choice out"):
-        check_folder(folder, part=Part(channels=("1",)))
+        check_folder(folder, part=Part(wells=("A01",)))
+
+
+def test_a_prediction_takes_the_channel_that_the_training_took(composites: Path) -> None:
+    paths = find_inputs(composites / "test" / "source")
+    assert taken_again("--channel 2", paths) == Part(channels=("2",))
+    assert taken_again("--channel DAPI", paths) == Part()
+    assert [inspect_part(path, Part(channels=("2",))) for path in paths] == [("YX", (64, 80))] * 3
+
+
+def test_named_axes_are_those_of_the_file_of_which_a_channel_is_taken(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "plain.tif", np.arange(2 * 3 * 16 * 20, dtype=np.uint16).reshape(2, 3, 16, 20)
+    tifffile.imwrite(path, pixels, photometric="minisblack")
+    (tmp_path / "out").mkdir()
+    made, _ = convert(path, tmp_path / "out", Part(channels=("2",), planes=(2, 3)), axes="CZYX")
+    image = read_image(made)
+    assert image.axes == "ZYX"
+    np.testing.assert_array_equal(image.pixels, pixels[1, 1:])
 
 
 @pytest.mark.parametrize("text", ["0", "3-2", "a", "1-2-3", "-2"])
@@ -263,7 +313,7 @@ def test_the_headers_of_a_makers_format_say_what_it_is_converted_to(tmp_path: Pa
     path = tmp_path / "field.lsm"
     tifffile.imwrite(path, np.arange(np.prod(shape), dtype=np.uint16).reshape(shape), photometric="minisblack")
     converted = inspect_image(convert(path, tmp_path)[0])
-    assert inspect_makers_format(path) == (converted.axes, converted.shape)
+    assert inspect_part(path) == (converted.axes, converted.shape)
 
 
 def test_inputs_are_the_images_of_a_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from support import mentions
 
-from parfocal.client.convert import Part, convert, inspect_makers_format
+from parfocal.client.convert import Part, convert, inspect_part
 from parfocal.client.datasets import check_folder
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import read_image
@@ -60,7 +60,7 @@ def test_all_of_a_file(tmp_path: Path) -> None:
 def test_a_part_of_a_file(tmp_path: Path) -> None:
     pixels = write_czi(tmp_path / "a.czi")
     part = Part(channels=("GFP",), planes=(2, 3), frames=(2, 2))
-    assert inspect_makers_format(tmp_path / "a.czi", part) == ("ZYX", (2, 64, 80))
+    assert inspect_part(tmp_path / "a.czi", part) == ("ZYX", (2, 64, 80))
     made, _ = convert(tmp_path / "a.czi", tmp_path, part)
     np.testing.assert_array_equal(read_image(made).pixels, pixels[1, 1, 1:])
 

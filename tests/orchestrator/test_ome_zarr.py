@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from support import mentions
 from zarrs import axes_of, write_array, write_group, write_image, write_labels, write_plate
 
-from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, inspect_makers_format, taken_again
+from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, inspect_part, taken_again
 from parfocal.client.datasets import check_folder
-from parfocal.client.results import check_part, find_inputs, input_name, input_stem, passed_over
+from parfocal.client.results import find_inputs, input_name, input_stem, passed_over
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, PixelSize, inspect_image, read_image
 
@@ -37,7 +37,7 @@ def converted(path: Path, out: Path, part: Part = WHOLE, axes: str = "") -> tupl
     """Return the image that was made of a file, and the notes with their details."""
     made, notes = convert(path, out, part, axes)
     image = read_image(made)
-    assert inspect_makers_format(path, part, axes) == (image.axes, image.pixels.shape)
+    assert inspect_part(path, part, axes) == (image.axes, image.pixels.shape)
     return image, {note.code: note.detail for note in notes}
 
 
@@ -427,13 +427,6 @@ def test_a_plate_among_other_inputs(tmp_path: Path) -> None:
     assert passed_over(tmp_path) == ["notes.txt"]
     with pytest.raises(InvalidInputError, match="no plate"):
         find_inputs(tmp_path / "single.ome.zarr", ("A01",))
-
-
-def test_a_choice_for_inputs_that_are_read_whole_is_refused(pairs_folder: Path) -> None:
-    paths = find_inputs(pairs_folder / "test" / "source")
-    check_part(Part(), paths)
-    with pytest.raises(InvalidInputError, match="Leave the choice out"):
-        check_part(Part(channels=("1",)), paths)
 
 
 def test_wells_of_what_is_no_plate_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Options that choose a part of files that are converted, and how the command line passes them on."""
+"""Options that choose a part of each image, and how the command line passes them on."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ PARTS = (
         "--scene",
         default="",
         metavar="NAME",
-        help="Of converted files (OME-Zarr, CZI, LIF, ND2) that hold several images, the one to take: name, or number "
-        "from 1.",
+        help="Of files that hold several images (OME-Zarr, CZI, LIF, ND2) the one to take: name, or number from 1.",
     ),
     click.option(
         "--channel",
         "channels",
         multiple=True,
         metavar="NAME",
-        help="Of converted files the channel to take, by name or number from 1; may be repeated.",
+        help="The channel to take of each image, by name or number from 1; may be repeated.",
     ),
-    click.option("--z", "planes", default="", metavar="FIRST-LAST", help="Of converted files the planes to take."),
-    click.option("--t", "frames", default="", metavar="FIRST-LAST", help="Of converted files the frames to take."),
+    click.option("--z", "planes", default="", metavar="FIRST-LAST", help="The planes to take of each image."),
+    click.option("--t", "frames", default="", metavar="FIRST-LAST", help="The frames to take of each image."),
     click.option(
         "--well",
         "wells",

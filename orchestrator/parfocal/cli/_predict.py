@@ -232,12 +232,11 @@ def _predict_files(
     from parfocal.cli._render import print_json, say
     from parfocal.client.parts import choose_parts
     from parfocal.client.requests import prediction_request
-    from parfocal.client.results import check_part, find_inputs, most_pixels, result_uri
+    from parfocal.client.results import find_inputs, most_pixels, result_uri
     from parfocal.client.steps import plan_steps
 
     axes = check_axes(axes)
     paths = find_inputs(input, part.wells)
-    check_part(part, paths)
     say_passed_over(input)
     _refuse_to_replace(paths, output, formats.image_suffix, overwrite=overwrite)
     with app.client() as client:
@@ -275,12 +274,12 @@ def _predict_files(
 def _taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str) -> Part:
     """Return what was taken of the files that the model was trained on, if these here have it."""
     from parfocal.cli._render import say
-    from parfocal.client.convert import WHOLE, is_makers_format, taken_again
+    from parfocal.client.convert import WHOLE, taken_again
     from parfocal.client.published import read_manifest
     from parfocal.runtime.errors import ParfocalError
     from parfocal.runtime.store.manifests import DatasetManifest
 
-    if not model.dataset_uri or not any(map(is_makers_format, paths)):
+    if not model.dataset_uri:
         return WHOLE
     try:
         options = read_manifest(client, model.dataset_uri, DatasetManifest).part

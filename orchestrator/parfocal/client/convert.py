@@ -1,4 +1,4 @@
-"""Formats that services do not read, turned into OME-TIFF once, on the way into the store.
+"""What services do not read, and parts of what they read, turned into OME-TIFF once, on the way into the store.
 
 OME-Zarr is read by `parfocal.client.formats.zarr_reader`, proprietary formats of microscopes by what is installed of
 bioio. Both are imported only when such a file is met.
@@ -61,6 +61,11 @@ class Part:
         return self != Part()
 
     @property
+    def of_images(self) -> bool:
+        """Whether something is chosen that an image of any format may have: not all of it is taken."""
+        return bool(self.scene or self.channels or self.planes or self.frames)
+
+    @property
     def options(self) -> str:
         """The choice as options of the command line."""
         spans = {"z": self.planes, "t": self.frames}
@@ -86,7 +91,7 @@ def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> Part:
     options
         The choice as `Part.options` says it.
     paths
-        The images. Where one of them is in no format that is converted, or lacks what was chosen, they are taken whole.
+        The images. Where one of them lacks what was chosen, they are taken whole.
     axes
         As for `convert`.
     """
@@ -102,11 +107,11 @@ def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> Part:
                 part = replace(part, planes=parse_range(value, option))
             case "--t":
                 part = replace(part, frames=parse_range(value, option))
-    if not part or not paths or not all(map(is_makers_format, paths)):
+    if not part:
         return WHOLE
     try:
         for path in paths:
-            inspect_makers_format(path, part, axes)
+            inspect_part(path, part, axes)
     except InvalidInputError:
         return WHOLE
     return part
@@ -134,6 +139,11 @@ def is_makers_format(path: Path) -> bool:
     if name.endswith(IMAGE_SUFFIXES) or name[:1] in {"", "."}:
         return False
     return name.endswith(MAKERS_SUFFIXES) or plate_of(path) is not None
+
+
+def is_converted(path: Path, part: Part = WHOLE) -> bool:
+    """Return whether an image is written anew: because of its format, or because only a part of it is taken."""
+    return is_makers_format(path) or part.of_images
 
 
 def images_in(path: Path, wells: Sequence[str] = (), without: Sequence[str] = ()) -> list[Path]:
@@ -166,13 +176,14 @@ def convert(path: Path, folder: Path, part: Part = WHOLE, axes: str = "") -> tup
     Parameters
     ----------
     path
-        A file of a foreign format.
+        A file of a foreign format, or an image of which a part is taken.
     folder
         Where the new file goes.
     part
         What is taken of it.
     axes
-        What somebody says that the axes of the result are, see `read_image`; "" if the file says it.
+        What somebody says that the axes of the result are, see `read_image`; "" if the file says it. Of a file that
+        services read themselves they are those of the file.
 
     Returns
     -------
@@ -201,7 +212,7 @@ def convert(path: Path, folder: Path, part: Part = WHOLE, axes: str = "") -> tup
     return target, (*chosen.notes, *source.faults())
 
 
-def inspect_makers_format(path: Path, part: Part = WHOLE, axes: str = "") -> tuple[str, tuple[int, ...]]:
+def inspect_part(path: Path, part: Part = WHOLE, axes: str = "") -> tuple[str, tuple[int, ...]]:
     """Return axes and shape that the converted image will have, from the headers alone; raises as `convert` does."""
     with _opened(path, part, axes) as (_, chosen):
         return chosen.axes, chosen.shape
@@ -211,7 +222,11 @@ def inspect_makers_format(path: Path, part: Part = WHOLE, axes: str = "") -> tup
 def _opened(path: Path, part: Part, axes: str) -> Iterator[tuple[Source, Chosen]]:
     """Give the image of a file and what is taken of it."""
     name = shown_name(path)
-    if is_zarr(path) or plate_of(path):
+    if not is_makers_format(path) and not part.scene:
+        from parfocal.client.formats.image_reader import opened_image
+
+        opened, axes = opened_image(path, name, axes), ""
+    elif is_zarr(path) or plate_of(path):
         from parfocal.client.formats.zarr_reader import opened_zarr
 
         opened = opened_zarr(path, name, part.scene, part.labels)

@@ -21,12 +21,7 @@ from parfocal.runtime.datasets import folder as folders
 from parfocal.runtime.datasets.findings import Notes
 from parfocal.runtime.datasets.report import FolderReport, Item
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import (
-    IMAGE_SUFFIXES,
-    image_stem,
-    name_clash,
-    printable,
-)
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, printable
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.store.manifests import (
@@ -92,7 +87,7 @@ def create_dataset(
     folder, axes, kind, pixel_size_nm, label_components
         As for `check_folder`.
     part
-        What is taken of files that are converted.
+        What is taken of each image.
     licence, description, origin
         For the record.
     class_names
@@ -159,7 +154,8 @@ def checked_folder(
             report = folders.check_folder(
                 laid,
                 kind=kind or ("labels" if part.labels else ""),
-                axes=axes,
+                # Of files that are written anew they are known.
+                axes="" if part.of_images else axes,
                 pixel_size_nm=pixel_size_nm,
                 label_components=label_components,
                 readable=readable,
@@ -169,8 +165,8 @@ def checked_folder(
             raise InvalidInputError(error.message.replace(str(laid), str(folder)), error.violations) from error
         if part and not any(text.startswith(Note("converted").sentence) for text in notes.texts()):
             raise InvalidInputError(
-                f"A scene, channels, planes, frames, wells or labels were chosen, but no image in {folder} is in a "
-                "format that is converted: these files are read whole. Leave the choice out."
+                f"Wells or labels were chosen, but no image in {folder} is an OME-Zarr, which alone may have them. "
+                "Leave the choice out."
             )
         yield replace(report, warnings=(*notes.texts(), *report.warnings))
 
@@ -186,6 +182,24 @@ class _Wanted:
     without: tuple[str, ...]
     axes: str
     plate: bool
+    target: bool
+
+    def of(self, path: Path) -> Part:
+        """Return what is taken of one of the files."""
+        if not self.target or not self.part.of_images or is_makers_format(path):
+            return self.part
+        # Targets may lack the channels, planes or frames of their sources.
+        try:
+            found = inspect_image(path, axes=self.axes).axes
+        except InvalidInputError:  # is told with all others
+            return WHOLE
+        return replace(
+            self.part,
+            scene="",
+            channels=self.part.channels if "C" in found else (),
+            planes=self.part.planes if "Z" in found else None,
+            frames=self.part.frames if "T" in found else None,
+        )
 
 
 def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
@@ -202,13 +216,17 @@ def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
     # Targets have no channels and no colours but their own.
     axes = axes.translate({ord("S"): None, ord("C"): None}) if target else axes
     without = part.test_wells if one_plate and not test else ()
-    return _Wanted(own, without, axes, plate=role == "source" and bool(own.wells or without))
+    return _Wanted(own, without, axes, plate=role == "source" and bool(own.wells or without), target=target)
 
 
 def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Path:
     """Return a folder that services' readers can list: `folder`, or a copy of links and converted images."""
     everything = sorted(folder.iterdir()) if folder.is_dir() else []
-    foreign = {path for path in everything if is_makers_format(path)}
+    foreign = {
+        path
+        for path in everything
+        if is_makers_format(path) or (path.name.lower().endswith(IMAGE_SUFFIXES) and wanted.of(path).of_images)
+    }
     if not foreign:
         return folder
     if wanted.plate and not any(map(is_plate, foreign)):
@@ -224,7 +242,7 @@ def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Pat
             problems.append(Violation(name, name_clash(path, other)))
             continue
         try:
-            _, found = convert(path, scratch, wanted.part, wanted.axes)
+            _, found = convert(path, scratch, wanted.of(path), wanted.axes)
         except InvalidInputError as error:
             problems += error.violations
             continue

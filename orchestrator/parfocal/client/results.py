@@ -16,7 +16,8 @@ from parfocal.client.convert import (
     convert,
     converted_stem,
     images_in,
-    inspect_makers_format,
+    inspect_part,
+    is_converted,
     is_makers_format,
     shown_name,
 )
@@ -102,16 +103,6 @@ def _with_fields(path: Path, paths: Sequence[Path], wells: Sequence[str]) -> lis
     return found
 
 
-def check_part(part: Part, paths: Sequence[Path]) -> None:
-    """Raise InvalidInputError where a part of images is chosen that are read as they are."""
-    whole = [path for path in paths if not is_makers_format(path)]
-    if part and whole:
-        raise InvalidInputError(
-            f"A scene, channels, planes or frames were chosen, but {whole[0].name} is in no format that is converted: "
-            "it is read whole. Leave the choice out, or take such files away."
-        )
-
-
 def passed_over(path: Path) -> list[str]:
     """Return the names of all that `find_inputs` does not take from a folder, but for what the system hides in it."""
     if not path.is_dir() or is_makers_format(path):
@@ -142,7 +133,7 @@ def unsuitable_inputs(
     axes
         What somebody says that their axes are, see `read_image`; "" if the files say it.
     part
-        What is taken of files that are converted.
+        What is taken of each image.
     """
     required = method.data_requirements
     channels = model.input_channels
@@ -166,8 +157,8 @@ def most_pixels(paths: Sequence[Path], axes: str = "", part: Part = WHOLE) -> in
 
 
 def _inspect(path: Path, axes: str, part: Part) -> tuple[str, tuple[int, ...]]:
-    if is_makers_format(path):
-        return inspect_makers_format(path, part, axes)
+    if is_converted(path, part):
+        return inspect_part(path, part, axes)
     header = inspect_image(path, axes=axes)
     return header.axes, header.shape
 
@@ -193,8 +184,8 @@ def upload_inputs(
 ) -> str:
     """Upload the inputs of a prediction and return their folder in the store.
 
-    Proprietary formats and OME-Zarr are converted to OME-TIFF, and so are images whose axes are given; others stay as
-    they are.
+    Proprietary formats and OME-Zarr are converted to OME-TIFF, and so are images whose axes are given or of which a
+    part is taken; others stay as they are.
 
     Parameters
     ----------
@@ -207,7 +198,7 @@ def upload_inputs(
     axes
         What somebody says that their axes are, see `read_image`; "" if the files say it.
     part
-        What is taken of files that are converted.
+        What is taken of each image.
     on_progress
         Called after each uploaded image.
     """
@@ -218,7 +209,7 @@ def upload_inputs(
 
         def prepare(path: Path) -> ToSend:
             readable = path
-            if is_makers_format(path):
+            if is_converted(path, part):
                 readable, _ = convert(path, Path(scratch), part, axes)
             elif axes:
                 readable = Path(scratch) / f"{input_stem(path)}.tif"

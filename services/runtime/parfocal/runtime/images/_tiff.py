@@ -271,7 +271,8 @@ def the_series(tif: TiffFile) -> TiffPageSeries:
     if len(series) > 1:
         shapes = ", ".join("x".join(str(length) for length in each.shape) for each in series[:4])
         text = f"it holds {len(series)} separate images ({shapes})"
-        raise UnusableError(text, "Save the one you need as a file of its own.")
+        cure = "Save the one you need as a file of its own, or let `parfocal` choose it with --scene."
+        raise UnusableError(text, cure)
     return series[0]
 
 

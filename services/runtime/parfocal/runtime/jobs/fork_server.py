@@ -260,6 +260,8 @@ def _load(module: str, programs: Sequence[str]) -> None:
             load_object(work.run)
         if method.implementation:
             load_with_framework(method.implementation)
+            # At the end of every training, with a library for figures.
+            importlib.import_module("parfocal.runtime.training.report")
 
 
 def _fork(line: socket.socket, command: list[str], files: list[int]) -> int:
