@@ -20,8 +20,17 @@ from parfocal import v1
 from parfocal.runtime.rpc_errors import STATUS_KEY, from_rpc_error
 
 
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the services put temporary files."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="module", params=list(TINY), ids=lambda method: method.partition("-")[0])
-def service(request: pytest.FixtureRequest, start_service: Callable[..., Any]) -> Iterator[Session]:
+def service(request: pytest.FixtureRequest, start_service: Callable[..., Any], temporary: Path) -> Iterator[Session]:
     process = start_service(TINY[request.param]["service"], checkpoint_seconds="0", preview_share="1")
     with grpc.insecure_channel(process.address) as channel:
         yield Session(process, request.param, channel)
@@ -381,6 +390,15 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
         digests.append((model.metrics, files))
     assert digests[0][1]
     assert digests[0] == digests[1]
+
+
+def test_frameworks_leave_no_temporary_files(
+    service: Session, trained: tuple[v1.Job, str], images_folder: Path, temporary: Path
+) -> None:
+    from parfocal.runtime.images.files import read_image
+
+    single_image(service, trained[0].outputs[0].uri, read_image(images_folder / "test/source/field1.tif").pixels)
+    assert [path.name for path in temporary.iterdir()] == []
 
 
 def _answers(service: Session, get: v1.GetJobRequest) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import namedtuple
@@ -385,3 +386,10 @@ def test_a_service_tidies_its_machine_and_the_store_when_it_starts(
     wait_for(lambda: in_trash(store, project) == {young}, 10, "a trash with the younger record")
     wait_for(lambda: not scratch.exists() and not cache.exists(), 5, "the end of what nobody uses")
     assert [path.name for path in logs.iterdir()] == ["new-1.log"]
+
+
+def test_temporary_files_of_libraries_go_to_the_folder_of_the_job(tmp_path: Path) -> None:
+    before = tempfile.gettempdir()
+    with housekeeping.temporary_files_in(tmp_path), tempfile.NamedTemporaryFile(delete=False) as file:
+        assert Path(file.name).parent == tmp_path
+    assert tempfile.gettempdir() == before

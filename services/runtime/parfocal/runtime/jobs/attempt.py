@@ -25,7 +25,7 @@ from parfocal.runtime.logs import configure_logging
 from parfocal.runtime.methods.service import load_object, load_service
 from parfocal.runtime.rpc_errors import code_name
 from parfocal.runtime.settings import Settings
-from parfocal.runtime.store.housekeeping import scratch_folder
+from parfocal.runtime.store.housekeeping import scratch_folder, temporary_files_in
 from parfocal.runtime.store.patient import PatientStore
 from parfocal.runtime.store.store import translate_disk_error
 
@@ -54,6 +54,7 @@ def work(module: str, project: str, job_id: str, attempt: int, device: Sequence[
         with (
             traces.span("attempt", described(job), parent=job.traceparent) as span,
             scratch_folder(settings.state_folder / "scratch", f"{job.id}-") as folder,
+            temporary_files_in(folder),
         ):
             context = JobContext(service, store, job, folder, Held(device, settings))
             try:

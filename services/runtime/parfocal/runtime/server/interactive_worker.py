@@ -43,6 +43,7 @@ from parfocal.runtime.prediction.job import differences_from_training
 from parfocal.runtime.prediction.loaded_model import KeptModel, LoadedModel, load_model, predict_image
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.cache import Cache
+from parfocal.runtime.store.housekeeping import temporary_files_in
 from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.store import Location, Store, translate_disk_error
 from parfocal.runtime.store.verdicts import Verdict, newest_verdict
@@ -82,7 +83,9 @@ class WarmPredictor:
     def answer(self, question: dict[str, Any]) -> None:
         """Predict one image and say how it went; nothing the image does ends the worker."""
         try:
-            self._say(self._predict(question))
+            with temporary_files_in(Path(question["folder"])):
+                said = self._predict(question)
+            self._say(said)
         except Exception as problem:
             error = _translate(problem)
             if error is None:

@@ -65,6 +65,20 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have libraries put their temporary files into a folder that somebody removes, until the end of the block.
+
+    A worker ends without taking its framework apart, so what that would remove then stays behind: TensorFlow writes a
+    file for each function that it compiles.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def remove_abandoned(parent: Path, prefix: str = "", *, older_than: float = _LOCK_SECONDS) -> int:
     """Remove the folders below `parent` whose processes are gone, and return their number.
 
