@@ -360,8 +360,11 @@ class Store:
             marker = str(parts[-1].part_number) if parts else None
             answer = self._client._list_parts(location.bucket, location.key, upload_id, part_number_marker=marker)
             parts += answer.parts
+        """Return the parts that are there by number; of one that came several times the last."""
             if not answer.is_truncated or not answer.parts:
-                return parts
+                # SeaweedFS 4.48 lists all of them.
+                newest = {part.part_number: part for part in sorted(parts, key=lambda part: part.last_modified)}
+                return [newest[number] for number in sorted(newest)]
 
     def copy(self, source: Location, target: Location) -> None:
         """Copy one object within the store."""
