@@ -534,20 +534,32 @@ class UploadFile(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    PART_MD5S_FIELD_NUMBER: builtins.int
+    PART_SIZE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name below the place of the upload: parts separated by "/", without "." and ".."."""
     size: builtins.int
     """Size in bytes."""
     sha256: builtins.str
     """SHA-256 in hexadecimal."""
+    part_size: builtins.int
+    """Size in bytes of these parts, of which only the last one is smaller: 5 MiB to 5 GiB, and at most 10,000 parts."""
+    @property
+    def part_md5s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """MD5 of each part of a file of more than 64 MiB, 16 bytes each: the store then refuses every part that differs. May
+        be empty; the parts are then chosen by the catalogue, and only the whole file is compared.
+        """
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         size: builtins.int = ...,
         sha256: builtins.str = ...,
+        part_md5s: collections.abc.Iterable[builtins.bytes] | None = ...,
+        part_size: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "sha256", b"sha256", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "part_md5s", b"part_md5s", "part_size", b"part_size", "sha256", b"sha256", "size", b"size"]) -> None: ...
 
 global___UploadFile = UploadFile
 
@@ -618,7 +630,9 @@ class FileUpload(google.protobuf.message.Message):
     """Whether the store has it already, complete."""
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SignedRequest]:
-        """Requests to send, in any order: one request, or one for each part of a large file that the store does not have."""
+        """Requests to send, in any order: one request, or one for each part of a large file that the store does not have. Where
+        there are thousands of these it is the first ones; send them, and ask again with `resume` until the file is done.
+        """
 
     def __init__(
         self,

@@ -68,10 +68,17 @@ class Signer:
             headers["If-None-Match"] = "*"
         return self._sign("PUT", location, headers, {}, length=size)
 
-    def put_part(self, location: Location, upload_id: str, number: int, offset: int, size: int) -> v1.SignedRequest:
-        """Return the request that sends one part of a large file."""
+    def put_part(
+        self, location: Location, upload_id: str, number: int, offset: int, size: int, md5: bytes = b""
+    ) -> v1.SignedRequest:
+        """Return the request that sends one part of a large file: of exactly this size, and digest if that is known."""
         query = {"partNumber": str(number), "uploadId": upload_id}
-        return self._sign("PUT", location, {"Content-Length": str(size)}, query, length=size, offset=offset)
+        headers = {"Content-Length": str(size)}
+        if md5:
+            # Not SHA-256: AWS takes it of parts only where it was announced with the first request, and then demands it
+            # of every part, also from clients that do not know it.
+            headers["Content-MD5"] = base64.b64encode(md5).decode()
+        return self._sign("PUT", location, headers, query, length=size, offset=offset)
 
     def _sign(
         self,

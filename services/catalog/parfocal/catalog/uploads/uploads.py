@@ -20,10 +20,10 @@ from pydantic import ValidationError
 
 from parfocal import v1
 from parfocal.catalog.lineage import addresses
-from parfocal.catalog.places import DATASET, KINDS, Kind, has_job
+from parfocal.catalog.places import DATASET, KINDS, RESULT, Kind, has_job
 from parfocal.catalog.signing import Signer
-from parfocal.catalog.uploads.checks import PART_BYTES, check_announced, check_header, digest_of, part_size
-from parfocal.catalog.uploads.records import FOLDER, INBOX, Record, Records, Upload, kind_of_upload
+from parfocal.catalog.uploads.checks import check_announced, check_header, digest_of
+from parfocal.catalog.uploads.records import FOLDER, INBOX, INBOXES, Record, Records, Upload, kind_of_upload
 from parfocal.runtime.errors import (
     AlreadyExistsError,
     DamagedError,
@@ -51,6 +51,7 @@ from parfocal.runtime.store.names import (
     model_location,
     result_location,
 )
+from parfocal.runtime.store.parts import PART_BYTES, part_size
 from parfocal.runtime.store.publish import CLAIM, TRASH, claim_version, is_taken, publish, sha256_of
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
@@ -60,6 +61,8 @@ _THREADS: Final = 4
 _RESERVE: Final = 64 * 2**20
 _MOST_FILES: Final = 500
 _LARGEST_MANIFEST: Final = 256 * 2**20
+# Of 4 MiB that gRPC takes by default. Only files of more than 300 GiB have so many parts.
+_LARGEST_ANSWER: Final = 3 * 2**20
 
 
 class Uploads:
@@ -138,13 +141,13 @@ class Uploads:
                 check_announced(upload.kind, file)
             entries = tuple(FileEntry(name=file.name, size=file.size, sha256=file.sha256) for file in files)
             yield from self._verify(upload, entries, {})
-            self._records.commit(upload)
+            self._commit(upload)
             self._records.remove(upload)
             return
         manifest = self._proposed(upload, who)
         images = {image.file: image for image in getattr(manifest, "images", ()) if isinstance(image, ImageEntry)}
         yield from self._verify(upload, manifest.files, images)
-        self._records.commit(upload)
+        self._commit(upload)
         try:
             publish(self._store, upload.place, upload.kind.manifest, manifest)
         except AlreadyExistsError:
@@ -152,6 +155,13 @@ class Uploads:
         # Nothing else tells it once the entry has been removed for good, whose version is never used again.
         self._records.note_published(upload)
         self._store.delete(self._records.proposed(upload))
+
+    def _commit(self, upload: Upload) -> None:
+        """Note that all files have been verified, and remove what nothing has been made of."""
+        self._records.commit(upload)
+        if not upload.is_inbox:
+            # A file that was begun several times was completed once.
+            self._store.end_multipart(upload.place)
 
     def abort(self, upload: Upload, *, force: bool = False) -> None:
         """End an upload and remove its files; the claim of a version stays, because numbers are never reused.
@@ -183,6 +193,9 @@ class Uploads:
                 for item in list(self._store.objects(root / project / FOLDER, recursive=False)):
                     if not item.is_folder:
                         removed += self._tidy(project, kind, item.location.name.removesuffix(".json"), before)
+                if kind is RESULT:
+                    # Several uploads may send to one inbox, so their ends leave parts that were begun there alone.
+                    self._store.end_multipart(root / project / INBOXES, before)
         return removed
 
     def _tidy(self, project: str, kind: Kind, stem: str, before: float) -> bool:
@@ -231,15 +244,26 @@ class Uploads:
             return v1.FileUpload(name=file.name, done=True)
         if file.size <= PART_BYTES:
             return v1.FileUpload(name=file.name, requests=[self._signer.put(place, file.size, file.sha256)])
-        part = part_size(file.size)
-        multipart, sizes = self._store.begin_multipart(place, resume=resume)
-        requests = [
-            self._signer.put_part(place, multipart, number, offset, min(part, file.size - offset))
+        return self._sign_parts(place, file, resume=resume)
+
+    def _sign_parts(self, place: Location, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
+        part = file.part_size if file.part_md5s else part_size(file.size)
+        parts = {
+            number: (offset, min(part, file.size - offset))
             for number, offset in enumerate(range(0, file.size, part), 1)
-            if sizes.get(number) != min(part, file.size - offset)
-        ]
-        if not requests:
-            self._store.complete_multipart(place, file.size)
+        }
+        multipart, sizes = self._store.begin_multipart(place, resume=resume)
+        if any(number not in parts or parts[number][1] != size for number, size in sizes.items()):
+            # It was begun in parts of another size.
+            multipart, sizes = self._store.begin_multipart(place)
+        requests: list[v1.SignedRequest] = []
+        for number, (offset, size) in parts.items():
+            if number not in sizes:
+                md5 = file.part_md5s[number - 1] if file.part_md5s else b""
+                requests.append(self._signer.put_part(place, multipart, number, offset, size, md5))
+                if len(requests) * requests[-1].ByteSize() > _LARGEST_ANSWER:
+                    break
+        # Whoever verifies the file completes it, and removes it if it is not as announced.
         return v1.FileUpload(name=file.name, done=not requests, requests=requests)
 
     def _is_there(self, upload: Upload, place: Location, file: v1.UploadFile) -> bool:
