@@ -158,7 +158,7 @@ class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
         upload, _ = await self._upload(request)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
         sizes = {
-            upload.place / file.name: file.size
+            self._uploads.place_of(upload, file): file.size
             for file, signed in zip(request.files, files, strict=True)
             if not signed.done
         }
