@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from careless_store import CarelessStore
 from support import S3Server, ServiceProcess
 
+from parfocal import v1
 from parfocal.client import Client
+from parfocal.client.catalog import Catalog
 from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.errors import UnavailableError
 from parfocal.runtime.settings import Settings
@@ -159,3 +165,35 @@ def test_clients_send_to_a_store_that_ignores_what_is_signed(s3: S3Server, tmp_p
     finally:
         catalog.stop()
         careless.close()
+
+
+def test_signed_addresses_are_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"pixels")
+    caplog.set_level(logging.DEBUG)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/bucket/a.tif?X-Amz-Expires=900&X-Amz-Signature=secret"
+        requests = [v1.SignedRequest(method=method, url=url, length=6) for method in ("PUT", "GET")]
+
+        def hang_up() -> None:
+            # Of each request the first try and all that follow.
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = Thread(target=hang_up)
+        thread.start()
+        catalog = Catalog(None, "default")
+        try:
+            with pytest.raises(UnavailableError) as sending:
+                catalog.send(requests[0], path)
+            with pytest.raises(UnavailableError) as fetching:
+                catalog.fetch(requests[1], tmp_path / "b.tif")
+        finally:
+            catalog.close()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert "/bucket/a.tif" in caplog.text
+    assert "Retrying" in caplog.text
+    for text in (caplog.text, str(sending.value), str(fetching.value)):
+        assert "secret" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,22 @@ _PAGE = 100
 _SCAN_SECONDS = 300.0
 _STREAM_SECONDS = 3600.0
 
+_SIGNATURE: Final = "X-Amz-Signature"
+
 KINDS: Final = {"dataset": v1.ENTRY_KIND_DATASET, "model": v1.ENTRY_KIND_MODEL, "result": v1.ENTRY_KIND_RESULT}
+
+
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Shorten signed addresses in what the HTTP library logs: whoever has one can send or fetch a file with it."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            each.partition("?")[0] if isinstance(each, str) and _SIGNATURE in each else each for each in record.args
+        )
+    return True
+
+
+for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_without_signatures)
 
 
 class Catalog:
