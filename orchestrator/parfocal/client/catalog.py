@@ -188,8 +188,13 @@ class Catalog:
 
     def usage(self) -> Sequence[v1.Usage]:
         """Return what the project keeps of each kind."""
-        request = v1.GetUsageRequest(project=self.project)
-        return list(self._call("GetUsage", request, _SCAN_SECONDS).usages)
+        return list(self.all_usage(others=False).usages)
+
+    def all_usage(self, *, others: bool = True) -> v1.GetUsageResponse:
+        """Return what the project keeps of each kind, and with `others` of its jobs and what is shown of its images."""
+        request = v1.GetUsageRequest(project=self.project, with_others=others)
+        answer: v1.GetUsageResponse = self._call("GetUsage", request, _SCAN_SECONDS)
+        return answer
 
     def months_of_storage(self) -> Sequence[v1.MonthlyStorage]:
         """Return what the project kept of each kind by month, oldest first."""

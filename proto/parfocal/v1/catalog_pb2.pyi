@@ -48,6 +48,30 @@ ENTRY_KIND_RESULT: EntryKind.ValueType  # 3
 """What a prediction, an evaluation or a comparison published."""
 global___EntryKind = EntryKind
 
+class _OtherUsageKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _OtherUsageKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_OtherUsageKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    OTHER_USAGE_KIND_UNSPECIFIED: _OtherUsageKind.ValueType  # 0
+    """Not set."""
+    OTHER_USAGE_KIND_JOBS: _OtherUsageKind.ValueType  # 1
+    """Records, events and checkpoints of jobs, with those of deleted jobs."""
+    OTHER_USAGE_KIND_DERIVED: _OtherUsageKind.ValueType  # 2
+    """What is shown of the project's images, such as tiles; of an image that several projects have it counts for each."""
+
+class OtherUsageKind(_OtherUsageKind, metaclass=_OtherUsageKindEnumTypeWrapper):
+    """What is stored beside the entries."""
+
+OTHER_USAGE_KIND_UNSPECIFIED: OtherUsageKind.ValueType  # 0
+"""Not set."""
+OTHER_USAGE_KIND_JOBS: OtherUsageKind.ValueType  # 1
+"""Records, events and checkpoints of jobs, with those of deleted jobs."""
+OTHER_USAGE_KIND_DERIVED: OtherUsageKind.ValueType  # 2
+"""What is shown of the project's images, such as tiles; of an image that several projects have it counts for each."""
+global___OtherUsageKind = OtherUsageKind
+
 @typing.final
 class Entry(google.protobuf.message.Message):
     """A published dataset version, model version or result."""
@@ -490,6 +514,32 @@ class Usage(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "deleted_bytes", b"deleted_bytes", "deleted_entries", b"deleted_entries", "entries", b"entries", "kind", b"kind", "objects", b"objects", "unfinished_bytes", b"unfinished_bytes"]) -> None: ...
 
 global___Usage = Usage
+
+@typing.final
+class OtherUsage(google.protobuf.message.Message):
+    """Storage for what a project has beside its entries. No limit counts it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    OBJECTS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    kind: global___OtherUsageKind.ValueType
+    """What it is."""
+    objects: builtins.int
+    """Number of stored objects."""
+    bytes: builtins.int
+    """Size of all of them in bytes."""
+    def __init__(
+        self,
+        *,
+        kind: global___OtherUsageKind.ValueType = ...,
+        objects: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "kind", b"kind", "objects", b"objects"]) -> None: ...
+
+global___OtherUsage = OtherUsage
 
 @typing.final
 class MonthlyStorage(google.protobuf.message.Message):
