@@ -389,12 +389,6 @@ def test_the_store_keeps_what_uploads_rest_on(store: Store) -> None:
     assert not list(store.objects(store.datasets / ".promises"))
 
 
-def test_parts_are_few_enough_for_the_store() -> None:
-    for size in (PART_BYTES + 1, 10 * 2**30, 5 * 2**40):
-        assert -(-size // part_size(size)) <= 10_000
-        assert part_size(size) >= PART_BYTES
-
-
 def test_nothing_in_an_inbox_is_replaced_or_removed_by_an_upload(call: Call, store: Store) -> None:
     first, data = Sender(call, "scope-1", "UPLOAD_KIND_INBOX"), b"an image"
     assert first.begun.uri == str(store.results / "default" / "_inboxes" / "scope-1")

@@ -18,7 +18,7 @@ from parfocal import v1
 from parfocal.client import Client
 from parfocal.client.catalog import Catalog
 from parfocal.client.uploads import ToSend, uploading
-from parfocal.runtime.errors import UnavailableError
+from parfocal.runtime.errors import InvalidInputError, UnavailableError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.names import new_request_id
 from parfocal.runtime.store.parts import PART_BYTES
@@ -140,6 +140,23 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(
         return changing
 
     with pytest.raises(UnavailableError, match=r"movie\.tif \(status 400\)"):
+        sent_by(s3, [path], monkeypatch, wrap)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_named(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(bytes(1000))
+
+    def wrap(send: Send) -> Send:
+        def shortening(request: Any, path: Path) -> int:
+            path.write_bytes(bytes(10))
+            return send(request, path)
+
+        return shortening
+
+    with pytest.raises(InvalidInputError, match=r"a\.tif has become shorter"):
         sent_by(s3, [path], monkeypatch, wrap)
 
 

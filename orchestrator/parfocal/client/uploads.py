@@ -36,7 +36,6 @@ _PAUSE_SECONDS: Final = 2.0
 _THREADS: Final = 4
 _SIGNED_AT_ONCE: Final = 100
 _GROUP_BYTES: Final = 64 * 2**20
-# Each is in memory while it is sent.
 _PARTS_AT_ONCE: Final = 3
 _GONE: Final = {403, 409, 412}
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 PART_BYTES: Final = 64 * 2**20
 """Files larger than this are sent in parts of this size or more: the store takes 10,000 parts at most."""
 _MOST_PARTS: Final = 9_000
-# MD5 takes twice as long as SHA-256 on most processors.
-_MD5_THREADS: Final = 2
+_BLOCK: Final = 2**20
 
 
 def part_size(size: int) -> int:
@@ -21,20 +20,25 @@ def part_size(size: int) -> int:
 
 
 def digests_of(path: Path, part: int) -> tuple[str, list[bytes]]:
-    """Return the SHA-256 of a file in hexadecimal, and the MD5 of each of its parts of `part` bytes.
+    """Return the SHA-256 of a file in hexadecimal, and the MD5 of each of its parts of `part` bytes, whole MiB.
 
-    The file is read once, and up to three parts are in memory.
+    The file is read once, and both are computed at the same time.
     """
-    whole, md5s, begun = hashlib.sha256(), [], deque[Future[bytes]]()
-    with path.open("rb") as file, ThreadPoolExecutor(_MD5_THREADS) as pool:
-        while data := file.read(part):
-            begun.append(pool.submit(_md5, data))
+    whole, md5s = hashlib.sha256(), list[Any]()
+    # One is filled while the MD5 of the other one is computed.
+    blocks = itertools.cycle((bytearray(_BLOCK), bytearray(_BLOCK)))
+    before: Future[None] | None = None
+    with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
+        for begin in itertools.count(0, _BLOCK):
+            block = next(blocks)
+            data = memoryview(block)[: file.readinto(block)]
+            if not data:
+                break
+            if begin % part == 0:
+                md5s.append(hashlib.md5(usedforsecurity=False))
+            now = pool.submit(md5s[-1].update, data)
             whole.update(data)
-            if len(begun) == _MD5_THREADS:
-                md5s.append(begun.popleft().result())
-        md5s += [each.result() for each in begun]
-    return whole.hexdigest(), md5s
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
+            if before is not None:
+                before.result()
+            before = now
+    return whole.hexdigest(), [md5.digest() for md5 in md5s]
