@@ -190,8 +190,9 @@ class Records:
     def remove(self, upload: Upload) -> None:
         """Remove the record, the proposed manifest and what is staged."""
         self._store.delete(self.proposed(upload))
-        for item in list(self._store.objects(self._stage(upload))):
-            self._store.delete(item.location)
+        if upload.record.staged:
+            for item in list(self._store.objects(self._stage(upload))):
+                self._store.delete(item.location)
         self._store.delete(self._place(upload))
 
     def remove_late(self, project: str, kind: Kind, request: str) -> None:

@@ -166,13 +166,13 @@ class Uploads:
                 check_announced(upload.kind, file)
             entries = tuple(FileEntry(name=file.name, size=file.size, sha256=file.sha256) for file in files)
             yield from self._verify(upload, entries, {})
-            self._commit(upload)
+            self._commit(upload, entries)
             self._records.remove(upload)
             return
         manifest = self._proposed(upload, who)
         images = {image.file: image for image in getattr(manifest, "images", ()) if isinstance(image, ImageEntry)}
         yield from self._verify(upload, manifest.files, images)
-        self._commit(upload)
+        self._commit(upload, manifest.files)
         try:
             publish(self._store, upload.place, upload.kind.manifest, manifest)
         except AlreadyExistsError:
@@ -181,10 +181,10 @@ class Uploads:
         self._records.note_published(upload)
         self._store.delete(self._records.proposed(upload))
 
-    def _commit(self, upload: Upload) -> None:
-        """Note that all files have been verified, and remove what nothing has been made of."""
+    def _commit(self, upload: Upload, files: Sequence[FileEntry]) -> None:
+        """Note that all files have been verified, and remove parts that nothing has been made of."""
         self._records.commit(upload)
-        if not upload.is_inbox:
+        if not upload.is_inbox and any(file.size > PART_BYTES for file in files):
             # A file that was begun several times was completed once.
             self._store.end_multipart(upload.place)
 
