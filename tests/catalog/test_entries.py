@@ -18,10 +18,12 @@ from support import publish_dataset, publish_images, publish_model
 from parfocal import v1
 from parfocal.catalog.entries import Entries
 from parfocal.catalog.trash import Trash
+from parfocal.catalog.usage import DerivedUsage
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError
 from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest
 from parfocal.runtime.store.names import derived_mark
+from parfocal.runtime.store.publish import TRASH
 from parfocal.runtime.store.store import Location, Store
 
 Call = Callable[..., Any]
@@ -91,6 +93,23 @@ def test_a_deleted_entry_is_gone_until_it_is_restored(call: Call, store: Store, 
     assert store.read(Location(store.datasets.bucket, f"{dataset.project}/beads/1/dataset.json")) == before
     with pytest.raises(NotFoundError):
         call("RestoreEntry", entry=dataset)
+
+
+def test_usage_has_jobs_and_what_is_derived_where_that_is_asked_for(call: Call, store: Store) -> None:
+    own, other = (f"lab-{uuid.uuid4().hex[:8]}" for _ in range(2))
+    assert not call("GetUsage", project=own).others
+    store.write(store.jobs / own / "job-1" / "job.json", bytes(100))
+    store.write(store.jobs / TRASH / own / "job-2-1" / "job.json", bytes(20))
+    store.write(store.jobs / other / "job-1" / "job.json", bytes(3))
+    for digest, projects in ((uuid.uuid4().hex * 2, (own, other)), (uuid.uuid4().hex * 2, (other,))):
+        store.write(store.derived / digest / "info.json", bytes(1000))
+        for project in projects:
+            store.write(derived_mark(store, digest, project), b"")
+    usages = DerivedUsage(store)
+    assert [usages.of(project).bytes for project in (own, other, "nobody")] == [1000, 2000, 0]
+    jobs, derived = call("GetUsage", project=own, with_others=True).others
+    assert (jobs.kind, jobs.objects, jobs.bytes) == (v1.OTHER_USAGE_KIND_JOBS, 2, 120)
+    assert (derived.kind, derived.objects, derived.bytes) == (v1.OTHER_USAGE_KIND_DERIVED, 3, 1000)
 
 
 def test_files_go_after_the_retention_and_never_while_something_refers_to_them(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 from catalog_calls import named
+from signed_uploads import HTTP, Call, Sender, announced, put
 
 from parfocal import v1
 from parfocal.catalog.entries import Entries
-from parfocal.catalog.signing import Signer, check_signing
+from parfocal.catalog.signing import Signer, ignored_by
 from parfocal.catalog.trash import Trash
-from parfocal.catalog.uploads.checks import PART_BYTES, part_size
 from parfocal.catalog.uploads.records import Records
 from parfocal.catalog.uploads.uploads import Uploads
 from parfocal.runtime.datasets.folder import check_folder
@@ -30,35 +27,9 @@ from parfocal.runtime.errors import (
 )
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DatasetManifest, FileEntry
+from parfocal.runtime.store.parts import PART_BYTES, part_size
 from parfocal.runtime.store.publish import file_entry
 from parfocal.runtime.store.store import Location, Store
-
-Call = Callable[..., Any]
-_HTTP = urllib3.PoolManager(retries=False)
-
-
-class Sender:
-    """An upload of a dataset that sends files as a client does; the statuses of the store are what `send` returns."""
-
-    def __init__(self, call: Call, name: str = "beads", kind: str = "UPLOAD_KIND_DATASET") -> None:
-        self.call = call
-        self.request = f"upload-{uuid.uuid4().hex}"
-        self.begun = call("BeginUpload", request_id=self.request, kind=kind, name=name)
-
-    def sign(self, name: str, data: bytes, *, resume: bool = False) -> v1.FileUpload:
-        file = v1.UploadFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        return self.call("SignUploads", upload=self.begun.upload, files=[file], resume=resume).files[0]
-
-    def send(self, name: str, data: bytes) -> list[int]:
-        return [put(request, data) for request in self.sign(name, data).requests]
-
-    def publish(self, **fields: Any) -> Any:
-        return self.call("PublishUpload", upload=self.begun.upload, **fields)
-
-
-def put(request: v1.SignedRequest, data: bytes, **headers: str) -> int:
-    body = data[request.offset : request.offset + request.length]
-    return _HTTP.request(request.method, request.url, body=body, headers={**request.headers, **headers}).status
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +73,7 @@ def test_a_verified_upload_is_published_under_the_name_it_was_begun_with(
         complete.sign("another.tif", b"")
     signed = call("SignDownloads", uri=entry.uri, names=list(prepared[1]))
     for file in signed.files:
-        assert _HTTP.request("GET", file.request.url).data == prepared[1][file.name]
+        assert HTTP.request("GET", file.request.url).data == prepared[1][file.name]
     with pytest.raises(NotFoundError):
         call("SignDownloads", uri=entry.uri, names=["dataset.json"])
 
@@ -153,9 +124,9 @@ def test_a_signed_request_sends_exactly_one_file_once(call: Call) -> None:
     assert put(request, b"other pixel") == 400
     assert put(request, data, **{"If-None-Match": ""}) == 403
     without = {key: value for key, value in request.headers.items() if key != "If-None-Match"}
-    assert _HTTP.request("PUT", request.url, body=data, headers=without).status == 403
+    assert HTTP.request("PUT", request.url, body=data, headers=without).status == 403
     longer = {**request.headers, "Content-Length": str(len(data) + 1)}
-    assert _HTTP.request("PUT", request.url, body=data + b".", headers=longer).status == 403
+    assert HTTP.request("PUT", request.url, body=data + b".", headers=longer).status == 403
     assert put(request, data) == 200
     assert put(request, data) == 412
 
@@ -167,12 +138,75 @@ def test_an_interrupted_upload_goes_on_where_it_was(call: Call) -> None:
     assert put(second, data) == 200
     assert sender.call("BeginUpload", request_id=sender.request, kind="UPLOAD_KIND_INPUTS") == sender.begun
     with pytest.raises(InvalidInputError, match=r"movie\.tif"):
-        sender.publish(files=[_announced("movie.tif", data)])
+        sender.publish(files=[announced("movie.tif", data)])
     (left,) = sender.sign("movie.tif", data, resume=True).requests
     assert (left.offset, left.length) == (0, PART_BYTES)
     assert put(left, data) == 200
-    assert not sender.publish(files=[_announced("movie.tif", data)])[-1].HasField("entry")
+    assert not sender.publish(files=[announced("movie.tif", data)])[-1].HasField("entry")
     assert not sender.begun.version
+
+
+def test_a_part_is_refused_unless_it_is_the_announced_one(call: Call, store: Store) -> None:
+    sender, part = Sender(call, "", "UPLOAD_KIND_INPUTS"), 40 * 2**20
+    data = bytes(part) + b"1" * (PART_BYTES - part) + b"the last part"
+    first, second = sender.sign("movie.tif", data, part=part).requests
+    assert (first.length, second.offset, second.length) == (part, part, len(data) - part)
+    assert put(second, data.replace(b"last", b"lost")) == 400
+    assert put(second, data, **{"Content-MD5": first.headers["Content-MD5"]}) == 403
+    without = {"Content-Length": str(second.length)}
+    assert HTTP.request("PUT", second.url, body=data[second.offset :], headers=without).status == 403
+    assert [put(request, data) for request in (first, second)] == [200, 200]
+    assert put(second, data) == 200, "the same part may come again"
+    assert sender.publish(files=[announced("movie.tif", data)])[-1].verified == 1
+    assert put(second, data) == 404, "the catalogue has completed the file"
+    assert store.read(Location.parse(sender.begun.uri) / "movie.tif") == data
+
+
+def test_a_file_goes_on_in_parts_of_another_size_from_its_beginning(call: Call, store: Store) -> None:
+    sender, data = Sender(call, "", "UPLOAD_KIND_INPUTS"), bytes(PART_BYTES) + b"the last part"
+    place = Location.parse(sender.begun.uri)
+    old, _ = sender.sign("movie.tif", data).requests
+    assert put(old, data) == 200
+    part = 40 * 2**20
+    requests = sender.sign("movie.tif", data, part=part, resume=True).requests
+    assert [request.offset for request in requests] == [0, part]
+    assert [put(request, data) for request in requests] == [200, 200]
+    sender.publish(files=[announced("movie.tif", data)])
+    assert store.read(place / "movie.tif") == data
+    assert not list(store.unfinished(place)), "the parts of the first try are removed"
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        (2**20, {}),
+        (0, {"part_size": 6 * 2**30, "part_md5s": [bytes(16)]}),
+        (0, {"part_md5s": [bytes(16)]}),
+        (8 * 2**20, {"part_size": 9 * 2**20}),
+        (8 * 2**20, {"size": 16 * 2**20 + 1}),
+        (8 * 2**20, {"part_md5s": [bytes(16), bytes(15)]}),
+        (8 * 2**20, {"size": 5 * 2**40}),
+    ],
+)
+def test_digests_of_parts_must_be_those_of_the_file(call: Call, part: int, change: dict[str, Any]) -> None:
+    sender, data = Sender(call, "", "UPLOAD_KIND_INPUTS"), bytes(8 * 2**20 + 1)
+    file = announced("movie.tif", data, part)
+    for name in change:
+        file.ClearField(name)
+    file.MergeFrom(v1.UploadFile(**change))
+    with pytest.raises(InvalidInputError, match="part"):
+        sender.call("SignUploads", upload=sender.begun.upload, files=[file])
+
+
+def test_no_answer_is_too_large_however_many_parts_a_file_has(call: Call) -> None:
+    sender = Sender(call, "", "UPLOAD_KIND_INPUTS")
+    file = v1.UploadFile(name=f"{'x' * 200}/movie.tif", size=5 * 2**40, sha256="0" * 64)
+    answer = sender.call("SignUploads", upload=sender.begun.upload, files=[file])
+    assert answer.ByteSize() < 4 * 2**20
+    offsets = [request.offset for request in answer.files[0].requests]
+    assert offsets == [number * part_size(file.size) for number in range(len(offsets))]
+    assert len(offsets) > 1000
+    sender.call("AbortUpload", upload=sender.begun.upload)
 
 
 def test_what_the_store_has_is_not_sent_again(call: Call) -> None:
@@ -183,7 +217,7 @@ def test_what_the_store_has_is_not_sent_again(call: Call) -> None:
     assert not sender.sign("a.tif", b"two", resume=True).done
     assert sender.send("a.tif", b"two") == [200]
     with pytest.raises(InvalidInputError, match="another SHA-256"):
-        sender.publish(files=[_announced("a.tif", b"one")])
+        sender.publish(files=[announced("a.tif", b"one")])
 
 
 @pytest.mark.parametrize(
@@ -351,25 +385,15 @@ def test_clients_reach_the_store_by_its_public_address(store: Store) -> None:
 
 
 def test_the_store_keeps_what_uploads_rest_on(store: Store) -> None:
-    check_signing(store)
+    assert ignored_by(store) == ""
     assert not list(store.objects(store.datasets / ".promises"))
-
-
-def test_parts_are_few_enough_for_the_store() -> None:
-    for size in (PART_BYTES + 1, 10 * 2**30, 5 * 2**40):
-        assert -(-size // part_size(size)) <= 10_000
-        assert part_size(size) >= PART_BYTES
-
-
-def _announced(name: str, data: bytes) -> v1.UploadFile:
-    return v1.UploadFile(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def test_nothing_in_an_inbox_is_replaced_or_removed_by_an_upload(call: Call, store: Store) -> None:
     first, data = Sender(call, "scope-1", "UPLOAD_KIND_INBOX"), b"an image"
     assert first.begun.uri == str(store.results / "default" / "_inboxes" / "scope-1")
     assert first.send("plate/a.tif", data) == [200]
-    file = v1.UploadFile(name="plate/a.tif", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    file = announced("plate/a.tif", data)
     assert first.publish(files=[file])[-1].verified == 1
     again = Sender(call, "scope-1", "UPLOAD_KIND_INBOX")
     assert again.sign("plate/a.tif", data).done, "it is there already, by whichever upload"

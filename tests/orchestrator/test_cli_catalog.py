@@ -116,8 +116,10 @@ def test_storage_says_what_takes_space(run: Callable[..., Ended], dataset: str, 
     (found,) = [row for row in rows if (row["project"], row["kind"]) == (own, "dataset")]
     assert found["entries"] >= 1
     assert found["bytes"] > 1000
+    kinds = {row["kind"] for row in rows if row["project"] == own}
+    assert kinds == {"dataset", "model", "result", "job", "preview"}
     shown = run("storage")
-    assert mentions(shown.out, own, "datasets", "models", "results")
+    assert mentions(shown.out, own, "datasets", "models", "results", "jobs", "previews")
 
 
 def test_without_a_catalogue_the_message_says_what_to_do(

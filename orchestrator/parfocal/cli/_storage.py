@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,53 +16,54 @@ if TYPE_CHECKING:
 @click.command(cls=Command, short_help="Say what takes space in the store.")
 @click.option("--all-projects", is_flag=True, help="All projects that you may see, not only one.")
 def storage(all_projects: bool) -> None:
-    """Say how much space datasets, models and results take, largest first, by project.
+    """Say how much space datasets, models, results, jobs and previews take, largest first, by project.
 
     What is in the trash counts until its retention is over, and so do the parts of large files whose upload was
-    interrupted.
+    interrupted. Jobs are their records and checkpoints; previews are what the portal shows of images. Neither counts
+    for the limit of a project. The preview of an image that several projects have is listed for each of them.
     """
     app = current_app()
     from parfocal.cli._render import megabytes, print_json, print_table, say
 
     with app.client() as client:
         names = client.catalog.projects() if all_projects else [client.project]
-        found = [(name, usage) for name in names for usage in client.catalog.of(name).usage()]
-    found.sort(key=lambda item: -item[1].bytes)
+        found = [row for name in names for row in _rows(name, client.catalog.of(name).all_usage())]
+    found.sort(key=lambda row: -row["bytes"])
     if app.json:
-        print_json([_json(name, usage) for name, usage in found])
+        print_json(found)
         return
-    if not any(usage.objects for _, usage in found):
+    if not any(row["objects"] for row in found):
         say("Nothing is stored yet. The first dataset is made with `parfocal dataset create`.")
         return
+    columns = ("Project", "Kind", "Published", "Size", "In the trash", "Unfinished")
     rows = [
         (
-            name,
-            f"{_kind(usage)}s",
-            str(usage.entries),
-            megabytes(usage.bytes),
-            megabytes(usage.deleted_bytes),
-            megabytes(usage.unfinished_bytes),
+            row["project"],
+            f"{row['kind']}s",
+            str(row.get("entries", "")),
+            *(megabytes(row[key]) if key in row else "" for key in ("bytes", "deleted_bytes", "unfinished_bytes")),
         )
-        for name, usage in found
+        for row in found
     ]
-    columns = ("Project", "Kind", "Published", "Size", "In the trash", "Unfinished")
     print_table(columns, rows, numbers=columns[2:])
-    say(f"In all {megabytes(sum(usage.bytes for _, usage in found))}.")
+    say(f"In all {megabytes(sum(row['bytes'] for row in found))}.")
 
 
-def _kind(usage: v1.Usage) -> str:
+def _rows(project: str, answer: v1.GetUsageResponse) -> Iterator[dict[str, Any]]:
     from parfocal import v1
 
-    return v1.EntryKind.Name(usage.kind).removeprefix("ENTRY_KIND_").lower()
-
-
-def _json(project: str, usage: v1.Usage) -> dict[str, object]:
-    return {
-        "project": project,
-        "kind": _kind(usage),
-        "entries": usage.entries,
-        "deleted_entries": usage.deleted_entries,
-        "bytes": usage.bytes,
-        "deleted_bytes": usage.deleted_bytes,
-        "unfinished_bytes": usage.unfinished_bytes,
-    }
+    for usage in answer.usages:
+        yield {
+            "project": project,
+            "kind": v1.EntryKind.Name(usage.kind).removeprefix("ENTRY_KIND_").lower(),
+            "entries": usage.entries,
+            "deleted_entries": usage.deleted_entries,
+            "objects": usage.objects,
+            "bytes": usage.bytes,
+            "deleted_bytes": usage.deleted_bytes,
+            "unfinished_bytes": usage.unfinished_bytes,
+        }
+    words = {v1.OTHER_USAGE_KIND_JOBS: "job", v1.OTHER_USAGE_KIND_DERIVED: "preview"}
+    for other in answer.others:
+        if other.kind in words:
+            yield {"project": project, "kind": words[other.kind], "objects": other.objects, "bytes": other.bytes}

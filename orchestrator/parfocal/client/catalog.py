@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +23,45 @@ _PAGE = 100
 _SCAN_SECONDS = 300.0
 _STREAM_SECONDS = 3600.0
 
+_SIGNATURE: Final = "X-Amz-Signature"
+# Bytes that are read and sent at a time: whole parts in memory took as long to make room for as to hash.
+_BLOCK: Final = 2**20
+
 KINDS: Final = {"dataset": v1.ENTRY_KIND_DATASET, "model": v1.ENTRY_KIND_MODEL, "result": v1.ENTRY_KIND_RESULT}
+
+
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Shorten signed addresses in what the HTTP library logs: whoever has one can send or fetch a file with it."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            each.partition("?")[0] if isinstance(each, str) and _SIGNATURE in each else each for each in record.args
+        )
+    return True
+
+
+for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_without_signatures)
+
+
+class _Part:
+    """A part of a file as one that the HTTP library can read, and read again when it repeats a request."""
+
+    def __init__(self, file: io.FileIO, name: str, offset: int, length: int) -> None:
+        self._file = file
+        self._name = name
+        self._end = offset + length
+        self.tell = file.tell
+        self.seek = file.seek
+        file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        left = self._end - self._file.tell()
+        data = self._file.read(min(size, left))
+        if left and not data:
+            # The store would wait for the rest.
+            text = "has become shorter while it was sent"
+            raise InvalidInputError(f"{self._name} {text}. Send it once it is complete.", [Violation(self._name, text)])
+        return data
 
 
 class Catalog:
@@ -40,6 +80,7 @@ class Catalog:
         self._service = service
         self._http = urllib3.PoolManager(
             maxsize=16,
+            blocksize=_BLOCK,
             # The first one also limits how long a piece of a file may take to go out, on slow lines or to a busy store.
             timeout=urllib3.Timeout(connect=30.0, read=60.0),
             # A request that creates an object may be repeated: the second one is refused if the first has arrived.
@@ -172,8 +213,13 @@ class Catalog:
 
     def usage(self) -> Sequence[v1.Usage]:
         """Return what the project keeps of each kind."""
-        request = v1.GetUsageRequest(project=self.project)
-        return list(self._call("GetUsage", request, _SCAN_SECONDS).usages)
+        return list(self.all_usage(others=False).usages)
+
+    def all_usage(self, *, others: bool = True) -> v1.GetUsageResponse:
+        """Return what the project keeps of each kind, and with `others` of its jobs and what is shown of its images."""
+        request = v1.GetUsageRequest(project=self.project, with_others=others)
+        answer: v1.GetUsageResponse = self._call("GetUsage", request, _SCAN_SECONDS)
+        return answer
 
     def months_of_storage(self) -> Sequence[v1.MonthlyStorage]:
         """Return what the project kept of each kind by month, oldest first."""
@@ -362,10 +408,8 @@ class Catalog:
 
     def send(self, request: v1.SignedRequest, path: Path) -> int:
         """Send the part of a file that a signed request is for, and return the status that the store answers."""
-        with path.open("rb") as file:
-            file.seek(request.offset)
-            body = file.read(request.length)
-        answer = self._ask(request, body=body)
+        with path.open("rb", buffering=0) as file:
+            answer = self._ask(request, body=_Part(file, path.name, request.offset, request.length))
         answer.drain_conn()
         return answer.status
 

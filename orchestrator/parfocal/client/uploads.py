@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,7 +19,8 @@ from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.runtime.errors import ParfocalError, UnavailableError
 from parfocal.runtime.store.manifests import FileEntry, Manifest
 from parfocal.runtime.store.names import new_request_id
-from parfocal.runtime.store.publish import file_entry
+from parfocal.runtime.store.parts import PART_BYTES, digests_of, part_size
+from parfocal.runtime.store.publish import sha256_of
 
 _KINDS: Final = {
     "dataset": v1.UPLOAD_KIND_DATASET,
@@ -37,7 +36,6 @@ _PAUSE_SECONDS: Final = 2.0
 _THREADS: Final = 4
 _SIGNED_AT_ONCE: Final = 100
 _GROUP_BYTES: Final = 64 * 2**20
-# Each is in memory while it is sent.
 _PARTS_AT_ONCE: Final = 3
 _GONE: Final = {403, 409, 412}
 
@@ -69,9 +67,9 @@ class Upload:
         UnavailableError
             Catalogue or store do not answer.
         """
-        entry = file_entry(path, name)
-        self._send(path, entry, resume=resume)
-        return entry
+        announced = _announce(path, name)
+        self._send(path, announced, resume=resume)
+        return _entry(announced)
 
     def send_all(
         self, items: Sequence[tuple[str, _T]], prepare: Callable[[_T], ToSend], on_progress: OnProgress = no_progress
@@ -94,9 +92,9 @@ class Upload:
         entries: list[FileEntry] = []
         sent: list[Future[None]] = []
 
-        def ready(item: tuple[str, _T]) -> tuple[ToSend, FileEntry]:
+        def ready(item: tuple[str, _T]) -> tuple[ToSend, v1.UploadFile]:
             file = prepare(item[1])
-            return file, file_entry(file.path, file.name)
+            return file, _announce(file.path, file.name)
 
         def finish() -> None:
             for future in sent:
@@ -106,13 +104,13 @@ class Upload:
         with ThreadPoolExecutor(_THREADS) as preparing, ThreadPoolExecutor(_THREADS) as sending:
             try:
                 for group in _groups(_ahead(preparing, ready, items)):
-                    entries += [entry for _, entry in group]
-                    signed = self._catalog.sign_uploads(self._name, [_announced(entry) for _, entry in group])
+                    entries += [_entry(announced) for _, announced in group]
+                    signed = self._catalog.sign_uploads(self._name, [announced for _, announced in group])
                     # The group before was sent while this one was made ready.
                     finish()
                     sent = [
-                        sending.submit(self._send_ready, file, entry, request)
-                        for (file, entry), request in zip(group, signed, strict=True)
+                        sending.submit(self._send_ready, file, announced, request)
+                        for (file, announced), request in zip(group, signed, strict=True)
                     ]
                 finish()
             except BaseException:
@@ -122,8 +120,8 @@ class Upload:
                 raise
         return entries
 
-    def _send_ready(self, file: ToSend, entry: FileEntry, signed: v1.FileUpload) -> None:
-        self._send(file.path, entry, signed)
+    def _send_ready(self, file: ToSend, announced: v1.UploadFile, signed: v1.FileUpload) -> None:
+        self._send(file.path, announced, signed)
         if file.is_copy:
             file.path.unlink()
 
@@ -139,49 +137,69 @@ class Upload:
         with tempfile.NamedTemporaryFile(prefix="parfocal-") as file:
             file.write(data)
             file.flush()
-            entry = FileEntry(name=manifest_name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-            self._send(Path(file.name), entry)
+            self._send(Path(file.name), _announce(Path(file.name), manifest_name))
         return self._catalog.publish_upload(self._name).entry
 
     def finish(self, entries: Sequence[FileEntry]) -> None:
         """Have all files verified, where they are inputs of a prediction or in an inbox, which are not published."""
-        self._catalog.publish_upload(self._name, [_announced(entry) for entry in entries])
+        files = [v1.UploadFile(name=entry.name, size=entry.size, sha256=entry.sha256) for entry in entries]
+        self._catalog.publish_upload(self._name, files)
 
     def abort(self) -> None:
         """Remove what was sent."""
         self._catalog.abort_upload(self._name)
 
-    def _send(self, path: Path, entry: FileEntry, signed: v1.FileUpload | None = None, *, resume: bool = False) -> None:
+    def _send(
+        self, path: Path, announced: v1.UploadFile, signed: v1.FileUpload | None = None, *, resume: bool = False
+    ) -> None:
         """Send a file, by `signed` if that is given; with `resume` only what the store lacks."""
-        status = 0
-        for attempt in range(_ATTEMPTS):
-            # Of a new upload nothing can be there: the store would refuse to replace it.
-            if signed is None or attempt:
-                again = resume or attempt > 0
-                signed = self._catalog.sign_uploads(self._name, [_announced(entry)], resume=again)[0]
+        attempt, status, before = 0, 0, list[int]()
+        while True:
+            if signed is None:
+                signed = self._catalog.sign_uploads(self._name, [announced], resume=resume)[0]
             if signed.done:
                 return
+            # Of a new upload nothing can be there; from now on it can, and the store would refuse to replace it.
+            requests, signed, resume = signed.requests, None, True
+            offsets = [request.offset for request in requests]
+            # Requests expire, so that a large file takes several rounds on a slow line: whatever has arrived counts.
+            attempt, before = attempt + 1 if offsets == before else 1, offsets
+            if attempt > _ATTEMPTS:
+                break
             try:
-                if len(signed.requests) == 1:
-                    statuses = [self._catalog.send(signed.requests[0], path)]
-                else:
-                    with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-                        statuses = list(pool.map(partial(self._catalog.send, path=path), signed.requests))
+                status = self._send_each(path, requests)
             except UnavailableError:
                 # A busy store may miss one part of many, and what it has got is not sent again.
-                if attempt == _ATTEMPTS - 1:
+                if attempt == _ATTEMPTS:
                     raise
-                time.sleep(_PAUSE_SECONDS * (attempt + 1))
+                time.sleep(_PAUSE_SECONDS * attempt)
                 continue
-            status = next((each for each in statuses if each >= 300), 0)
-            if not status:
+            # Of a file in parts the catalogue says when it is complete.
+            if not status and requests[0].length == announced.size:
                 return
-            if status not in _GONE:
+            if status and status not in _GONE:
                 break
         raise UnavailableError(
-            f"The store refused to take {entry.name} (status {status}). Look whether its disk is full, and into its "
-            "log."
+            f"The store refused to take {announced.name} (status {status}). Check that the file does not change while "
+            "it is sent, and whether the disk of the store is full; its log says more."
         )
+
+    def _send_each(self, path: Path, requests: Sequence[v1.SignedRequest]) -> int:
+        """Send a file by all its requests until one is refused; return the status of that, or 0."""
+        refused: list[int] = []
+
+        def send(request: v1.SignedRequest) -> None:
+            if not refused:
+                status = self._catalog.send(request, path)
+                if status >= 300:
+                    refused.append(status)
+
+        if len(requests) == 1:
+            send(requests[0])
+        else:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                list(pool.map(send, requests))
+        return refused[0] if refused else 0
 
 
 @dataclass(frozen=True)
@@ -211,12 +229,12 @@ def _ahead(pool: ThreadPoolExecutor, action: Callable[[_T], _R], items: Iterable
         yield begun.popleft().result()
 
 
-def _groups(ready: Iterable[tuple[ToSend, FileEntry]]) -> Iterator[list[tuple[ToSend, FileEntry]]]:
+def _groups(ready: Iterable[tuple[ToSend, v1.UploadFile]]) -> Iterator[list[tuple[ToSend, v1.UploadFile]]]:
     """Yield files in groups that are signed by one call; large ones in small groups, as copies take room on a disk."""
-    group: list[tuple[ToSend, FileEntry]] = []
+    group: list[tuple[ToSend, v1.UploadFile]] = []
     for item in ready:
         group.append(item)
-        if len(group) == _SIGNED_AT_ONCE or sum(entry.size for _, entry in group) >= _GROUP_BYTES:
+        if len(group) == _SIGNED_AT_ONCE or sum(announced.size for _, announced in group) >= _GROUP_BYTES:
             yield group
             group = []
     if group:
@@ -248,5 +266,15 @@ def uploading(client: Client, kind: str, name: str = "", request_id: str = "") -
         raise
 
 
-def _announced(entry: FileEntry) -> v1.UploadFile:
-    return v1.UploadFile(name=entry.name, size=entry.size, sha256=entry.sha256)
+def _announce(path: Path, name: str) -> v1.UploadFile:
+    """Return what the catalogue is told of a file: of a large one with the digests of its parts."""
+    size = path.stat().st_size
+    if size <= PART_BYTES:
+        return v1.UploadFile(name=name, size=size, sha256=sha256_of(path))
+    part = part_size(size)
+    sha256, md5s = digests_of(path, part)
+    return v1.UploadFile(name=name, size=size, sha256=sha256, part_md5s=md5s, part_size=part)
+
+
+def _entry(announced: v1.UploadFile) -> FileEntry:
+    return FileEntry(name=announced.name, size=announced.size, sha256=announced.sha256)

@@ -48,6 +48,30 @@ ENTRY_KIND_RESULT: EntryKind.ValueType  # 3
 """What a prediction, an evaluation or a comparison published."""
 global___EntryKind = EntryKind
 
+class _OtherUsageKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _OtherUsageKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_OtherUsageKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    OTHER_USAGE_KIND_UNSPECIFIED: _OtherUsageKind.ValueType  # 0
+    """Not set."""
+    OTHER_USAGE_KIND_JOBS: _OtherUsageKind.ValueType  # 1
+    """Records, events and checkpoints of jobs, with those of deleted jobs."""
+    OTHER_USAGE_KIND_DERIVED: _OtherUsageKind.ValueType  # 2
+    """What is shown of the project's images, such as tiles; of an image that several projects have it counts for each."""
+
+class OtherUsageKind(_OtherUsageKind, metaclass=_OtherUsageKindEnumTypeWrapper):
+    """What is stored beside the entries."""
+
+OTHER_USAGE_KIND_UNSPECIFIED: OtherUsageKind.ValueType  # 0
+"""Not set."""
+OTHER_USAGE_KIND_JOBS: OtherUsageKind.ValueType  # 1
+"""Records, events and checkpoints of jobs, with those of deleted jobs."""
+OTHER_USAGE_KIND_DERIVED: OtherUsageKind.ValueType  # 2
+"""What is shown of the project's images, such as tiles; of an image that several projects have it counts for each."""
+global___OtherUsageKind = OtherUsageKind
+
 @typing.final
 class Entry(google.protobuf.message.Message):
     """A published dataset version, model version or result."""
@@ -492,6 +516,32 @@ class Usage(google.protobuf.message.Message):
 global___Usage = Usage
 
 @typing.final
+class OtherUsage(google.protobuf.message.Message):
+    """Storage for what a project has beside its entries. No limit counts it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    OBJECTS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    kind: global___OtherUsageKind.ValueType
+    """What it is."""
+    objects: builtins.int
+    """Number of stored objects."""
+    bytes: builtins.int
+    """Size of all of them in bytes."""
+    def __init__(
+        self,
+        *,
+        kind: global___OtherUsageKind.ValueType = ...,
+        objects: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "kind", b"kind", "objects", b"objects"]) -> None: ...
+
+global___OtherUsage = OtherUsage
+
+@typing.final
 class MonthlyStorage(google.protobuf.message.Message):
     """Storage that a project used for one kind of entry in one month, as far as it was looked at: once a day."""
 
@@ -534,20 +584,32 @@ class UploadFile(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    PART_MD5S_FIELD_NUMBER: builtins.int
+    PART_SIZE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name below the place of the upload: parts separated by "/", without "." and ".."."""
     size: builtins.int
     """Size in bytes."""
     sha256: builtins.str
     """SHA-256 in hexadecimal."""
+    part_size: builtins.int
+    """Size in bytes of these parts, of which only the last one is smaller: 5 MiB to 5 GiB, and at most 10,000 parts."""
+    @property
+    def part_md5s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """MD5 of each part of a file of more than 64 MiB, 16 bytes each: the store then refuses every part that differs. May
+        be empty; the parts are then chosen by the catalogue, and only the whole file is compared.
+        """
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         size: builtins.int = ...,
         sha256: builtins.str = ...,
+        part_md5s: collections.abc.Iterable[builtins.bytes] | None = ...,
+        part_size: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "sha256", b"sha256", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "part_md5s", b"part_md5s", "part_size", b"part_size", "sha256", b"sha256", "size", b"size"]) -> None: ...
 
 global___UploadFile = UploadFile
 
@@ -618,7 +680,9 @@ class FileUpload(google.protobuf.message.Message):
     """Whether the store has it already, complete."""
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SignedRequest]:
-        """Requests to send, in any order: one request, or one for each part of a large file that the store does not have."""
+        """Requests to send, in any order: one request, or one for each part of a large file that the store does not have. Where
+        there are thousands of these it is the first ones; send them, and ask again with `resume` until the file is done.
+        """
 
     def __init__(
         self,

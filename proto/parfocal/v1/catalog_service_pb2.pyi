@@ -383,17 +383,21 @@ class GetUsageRequest(google.protobuf.message.Message):
 
     PROJECT_FIELD_NUMBER: builtins.int
     HISTORY_FIELD_NUMBER: builtins.int
+    WITH_OTHERS_FIELD_NUMBER: builtins.int
     project: builtins.str
     """The project; empty means "default"."""
     history: builtins.bool
     """Ask for the months before in place of the present."""
+    with_others: builtins.bool
+    """Ask for `others`, too, which takes longer: all that was ever derived from images is listed."""
     def __init__(
         self,
         *,
         project: builtins.str = ...,
         history: builtins.bool = ...,
+        with_others: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["history", b"history", "project", b"project"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["history", b"history", "project", b"project", "with_others", b"with_others"]) -> None: ...
 
 global___GetUsageRequest = GetUsageRequest
 
@@ -405,6 +409,7 @@ class GetUsageResponse(google.protobuf.message.Message):
 
     USAGES_FIELD_NUMBER: builtins.int
     MONTHS_FIELD_NUMBER: builtins.int
+    OTHERS_FIELD_NUMBER: builtins.int
     @property
     def usages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.Usage]:
         """One for each kind of entry."""
@@ -413,13 +418,18 @@ class GetUsageResponse(google.protobuf.message.Message):
     def months(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.MonthlyStorage]:
         """By month, oldest first, if `history` was asked for; then `usages` is empty."""
 
+    @property
+    def others(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[parfocal.v1.catalog_pb2.OtherUsage]:
+        """What else is stored for the project, if `with_others` was set."""
+
     def __init__(
         self,
         *,
         usages: collections.abc.Iterable[parfocal.v1.catalog_pb2.Usage] | None = ...,
         months: collections.abc.Iterable[parfocal.v1.catalog_pb2.MonthlyStorage] | None = ...,
+        others: collections.abc.Iterable[parfocal.v1.catalog_pb2.OtherUsage] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["months", b"months", "usages", b"usages"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["months", b"months", "others", b"others", "usages", b"usages"]) -> None: ...
 
 global___GetUsageResponse = GetUsageResponse
 

@@ -13,7 +13,7 @@ from parfocal import v1
 from parfocal.catalog.entries import Entries
 from parfocal.catalog.retention import Retention
 from parfocal.catalog.servicer import CatalogServicer
-from parfocal.catalog.signing import Signer, check_signing
+from parfocal.catalog.signing import Signer
 from parfocal.catalog.space_history import SpaceHistory
 from parfocal.catalog.trash import Trash
 from parfocal.catalog.uploads.uploads import Uploads
@@ -53,7 +53,7 @@ class Catalog:
         """Test the store and begin the housekeeping; raise PreconditionError where the store cannot be used."""
         with contextlib.suppress(UnavailableError):  # every call asks the store anew
             await asyncio.to_thread(check_promises, self._store)
-            await asyncio.to_thread(check_signing, self._store)
+            await asyncio.to_thread(self._uploads.test_store)
         self._task = asyncio.create_task(self._tidy())
 
     async def stop(self) -> None:

@@ -21,7 +21,7 @@ from parfocal.catalog.threads import in_thread
 from parfocal.catalog.trash import Deleted, Trash
 from parfocal.catalog.uploads.records import Upload
 from parfocal.catalog.uploads.uploads import Uploads
-from parfocal.catalog.usage import usage_of
+from parfocal.catalog.usage import DerivedUsage, jobs_usage, usage_of
 from parfocal.runtime.access.calls import current
 from parfocal.runtime.access.gate import authorise_anywhere
 from parfocal.runtime.errors import DamagedError, InvalidInputError, NotFoundError, Violation
@@ -43,6 +43,7 @@ class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
         super().__init__(entries.store, settings)
         self._entries = entries
         self._space = SpaceHistory(entries)
+        self._derived = DerivedUsage(entries.store)
         self._trash = trash
         self._uploads = uploads
         self._signer = signer
@@ -106,7 +107,11 @@ class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
             return v1.GetUsageResponse(months=await asyncio.to_thread(self._space.months, project))
         store = self._entries.store
         usages = await asyncio.to_thread(each, lambda kind: usage_of(store, kind, project), KINDS)
-        return v1.GetUsageResponse(usages=usages)
+        answer = v1.GetUsageResponse(usages=usages)
+        if request.with_others:
+            answer.others.append(await asyncio.to_thread(jobs_usage, store, project))
+            answer.others.append(await asyncio.to_thread(self._derived.of, project))
+        return answer
 
     async def ReadFile(  # noqa: N802
         self, request: v1.ReadFileRequest, _context: object
@@ -158,7 +163,7 @@ class CatalogServicer(BatchRpcs, DraftRpcs, InboxRpcs):
         upload, _ = await self._upload(request)
         files = await asyncio.to_thread(self._uploads.sign, upload, request.files, resume=request.resume)
         sizes = {
-            upload.place / file.name: file.size
+            self._uploads.place_of(upload, file): file.size
             for file, signed in zip(request.files, files, strict=True)
             if not signed.done
         }

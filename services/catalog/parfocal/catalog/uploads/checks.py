@@ -16,9 +16,10 @@ from parfocal.runtime.store.manifests import ImageEntry, public_name
 from parfocal.runtime.store.publish import CLAIM
 from parfocal.runtime.store.store import Location, Store
 
-PART_BYTES: Final = 64 * 2**20
-"""Files larger than this are sent in parts of this size or more: the store takes 10,000 parts at most."""
-_MOST_PARTS: Final = 9_000
+_MOST_PARTS: Final = 10_000
+_SMALLEST_PART: Final = 5 * 2**20
+_LARGEST_PART: Final = 5 * 2**30
+_MD5_BYTES: Final = 16
 _LARGEST_FILE: Final = 5 * 2**40
 _NAME_BYTES: Final = 512
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -34,13 +35,10 @@ def check_announced(kind: Kind, file: v1.UploadFile) -> None:
         problem = "has no SHA-256 of 64 digits 0-9 and a-f"
     if not problem and not 0 <= file.size <= _LARGEST_FILE:
         problem = f"has a size of {file.size} bytes; between 0 and 5 TiB is possible"
+    if not problem and file.part_md5s:
+        problem = _parts_problem(file)
     if problem:
         raise InvalidInputError(f"{file.name!r} {problem}.", [Violation(file.name, problem)])
-
-
-def part_size(size: int) -> int:
-    """Return the size of the parts of a large file in bytes, whole MiB."""
-    return max(PART_BYTES, -(-size // _MOST_PARTS // 2**20) * 2**20)
 
 
 def _name_problem(name: str) -> str:
@@ -54,6 +52,20 @@ def _name_problem(name: str) -> str:
         return "cannot be the name of a file: its letters are not in Unicode's composed form (NFC)"
     if not name.isprintable() or len(name.encode()) > _NAME_BYTES:
         return f"cannot be the name of a file: control characters and more than {_NAME_BYTES} bytes are refused"
+    return ""
+
+
+def _parts_problem(file: v1.UploadFile) -> str:
+    """Return why the digests of the parts of a file cannot be those of its parts; empty where they can."""
+    if not _SMALLEST_PART <= file.part_size <= _LARGEST_PART:
+        return f"has parts of {file.part_size} bytes; between 5 MiB and 5 GiB is possible"
+    count, known = -(-file.size // file.part_size), len(file.part_md5s)
+    if count > _MOST_PARTS:
+        return f"has {count} parts; at most {_MOST_PARTS} are possible"
+    if known != count:
+        return f"has {count} parts of {file.part_size} bytes, but MD5 digests of {known}"
+    if any(len(each) != _MD5_BYTES for each in file.part_md5s):
+        return f"has a part whose MD5 is not {_MD5_BYTES} bytes long"
     return ""
 
 

@@ -3,6 +3,7 @@
 ```
 <kind>/<project>/.incoming/<what>.<request>.json    the record; changed only by If-Match
                           /<request>/<manifest>     the manifest as the client proposes it
+                          /<request>/<what>/        where a store ignores what is signed: files not yet verified
 ```
 
 A file that the store has may be removed, so that another one can be sent in its place. Whoever does so changes the
@@ -61,6 +62,8 @@ class Record(BaseModel):
         "publishing" from the moment in which all files have been verified.
     changes
         How often files that were there have been removed.
+    staged
+        Whether files that come in one request are staged, because the store ignores something of what was signed.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -73,6 +76,7 @@ class Record(BaseModel):
     published: bool = False
     state: Literal["open", "publishing"] = "open"
     changes: int = 0
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Records:
 
     def known(self, project: str, what: str, kind: Kind, request: str) -> Upload | None:
         """Return what a request id has begun; None where it has begun nothing."""
-        place = kind.root(self._store) / check_name("project", project) / FOLDER / f"{what}.{request}.json"
+        place = self._record_place(check_name("project", project), what, kind, request)
         try:
             record = _read(place, self._store.read(place))
         except NotFoundError:
@@ -184,13 +188,31 @@ class Records:
         self._change(upload, lambda _: {"published": True})
 
     def remove(self, upload: Upload) -> None:
-        """Remove the record and the proposed manifest."""
+        """Remove the record, the proposed manifest and what is staged."""
         self._store.delete(self.proposed(upload))
+        if upload.record.staged:
+            for item in list(self._store.objects(self._stage(upload))):
+                self._store.delete(item.location)
         self._store.delete(self._place(upload))
+
+    def remove_late(self, project: str, kind: Kind, request: str) -> None:
+        """Remove what was sent by requests that were still valid when their upload had ended."""
+        words = [what for what, its_kind in _KINDS.values() if its_kind is kind]
+        if any(self._store.exists(self._record_place(project, what, kind, request)) for what in words):
+            return
+        for item in list(self._store.objects(kind.root(self._store) / project / FOLDER / request)):
+            self._store.delete(item.location)
 
     def proposed(self, upload: Upload) -> Location:
         """Return where the manifest lies as the client proposes it."""
         return self._folder(upload) / upload.request / upload.kind.manifest
+
+    def staged(self, upload: Upload, name: str) -> Location:
+        """Return where a file lies until it has been verified, if the files of the upload are staged."""
+        return self._stage(upload) / name
+
+    def _stage(self, upload: Upload) -> Location:
+        return self._folder(upload) / upload.request / upload.record.what
 
     def _change(self, upload: Upload, change: Callable[[Record], dict[str, Any]]) -> None:
         place = self._place(upload)
@@ -219,7 +241,10 @@ class Records:
         return upload.kind.root(self._store) / upload.project / FOLDER
 
     def _place(self, upload: Upload) -> Location:
-        return self._folder(upload) / f"{upload.record.what}.{upload.request}.json"
+        return self._record_place(upload.project, upload.record.what, upload.kind, upload.request)
+
+    def _record_place(self, project: str, what: str, kind: Kind, request: str) -> Location:
+        return kind.root(self._store) / project / FOLDER / f"{what}.{request}.json"
 
 
 def kind_of_upload(number: v1.UploadKind.ValueType) -> tuple[str, Kind]:

@@ -2,10 +2,16 @@
 
 The files go to their final place: whoever has a signed request can create exactly one object of the announced length
 and digest there, and replace none. So what was verified stays as it is, and nothing is copied.
+
+Not every store keeps what was signed. In one that does not, files that come in one request are staged: they are sent to
+a place of their own, and when their digest has been found right, those bytes are written to the final place, by a write
+that replaces nothing. Files in parts need no stage: no part can be sent any more once the catalogue has completed them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import tempfile
 import time
@@ -20,12 +26,13 @@ from pydantic import ValidationError
 
 from parfocal import v1
 from parfocal.catalog.lineage import addresses
-from parfocal.catalog.places import DATASET, KINDS, Kind, has_job
-from parfocal.catalog.signing import Signer
-from parfocal.catalog.uploads.checks import PART_BYTES, check_announced, check_header, digest_of, part_size
-from parfocal.catalog.uploads.records import FOLDER, INBOX, Record, Records, Upload, kind_of_upload
+from parfocal.catalog.places import DATASET, KINDS, RESULT, Kind, has_job
+from parfocal.catalog.signing import Signer, ignored_by
+from parfocal.catalog.uploads.checks import check_announced, check_header, digest_of
+from parfocal.catalog.uploads.records import FOLDER, INBOX, INBOXES, Record, Records, Upload, kind_of_upload
 from parfocal.runtime.errors import (
     AlreadyExistsError,
+    ConflictError,
     DamagedError,
     DiskFullError,
     InvalidInputError,
@@ -51,6 +58,7 @@ from parfocal.runtime.store.names import (
     model_location,
     result_location,
 )
+from parfocal.runtime.store.parts import PART_BYTES, part_size
 from parfocal.runtime.store.publish import CLAIM, TRASH, claim_version, is_taken, publish, sha256_of
 from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
@@ -60,6 +68,8 @@ _THREADS: Final = 4
 _RESERVE: Final = 64 * 2**20
 _MOST_FILES: Final = 500
 _LARGEST_MANIFEST: Final = 256 * 2**20
+# Of 4 MiB that gRPC takes by default. Only files of more than 300 GiB have so many parts.
+_LARGEST_ANSWER: Final = 3 * 2**20
 
 
 class Uploads:
@@ -78,6 +88,24 @@ class Uploads:
         self._records = Records(store)
         self._signer = signer
         self._state = state
+        self._staging: bool | None = None
+
+    def test_store(self) -> bool:
+        """Try once whether the store keeps what is signed, and return whether files must be staged.
+
+        Raises
+        ------
+        PreconditionError
+            It takes no uploads at all.
+        UnavailableError
+            The store does not answer.
+        """
+        if self._staging is None:
+            ignored = ignored_by(self._store)
+            self._staging = bool(ignored)
+            if ignored:
+                _log.warning("the store ignores %s of signed requests: files are staged, which takes longer", ignored)
+        return self._staging
 
     def begin(self, project: str, number: v1.UploadKind.ValueType, request: str, name: str, who: str) -> Upload:
         """Begin an upload, or return the one that the same request id began.
@@ -138,13 +166,13 @@ class Uploads:
                 check_announced(upload.kind, file)
             entries = tuple(FileEntry(name=file.name, size=file.size, sha256=file.sha256) for file in files)
             yield from self._verify(upload, entries, {})
-            self._records.commit(upload)
+            self._commit(upload, entries)
             self._records.remove(upload)
             return
         manifest = self._proposed(upload, who)
         images = {image.file: image for image in getattr(manifest, "images", ()) if isinstance(image, ImageEntry)}
         yield from self._verify(upload, manifest.files, images)
-        self._records.commit(upload)
+        self._commit(upload, manifest.files)
         try:
             publish(self._store, upload.place, upload.kind.manifest, manifest)
         except AlreadyExistsError:
@@ -152,6 +180,21 @@ class Uploads:
         # Nothing else tells it once the entry has been removed for good, whose version is never used again.
         self._records.note_published(upload)
         self._store.delete(self._records.proposed(upload))
+
+    def _commit(self, upload: Upload, files: Sequence[FileEntry]) -> None:
+        """Note that all files have been verified, and remove parts that nothing has been made of."""
+        self._records.commit(upload)
+        if not upload.is_inbox and any(file.size > PART_BYTES for file in files):
+            # A file that was begun several times was completed once.
+            self._store.end_multipart(upload.place)
+
+    def place_of(self, upload: Upload, file: v1.UploadFile) -> Location:
+        """Return where the store gets a file of an upload by signed requests."""
+        if file.name == upload.kind.manifest and upload.has_manifest:
+            return self._records.proposed(upload)
+        if upload.record.staged and file.size <= PART_BYTES:
+            return self._records.staged(upload, file.name)
+        return upload.place / file.name
 
     def abort(self, upload: Upload, *, force: bool = False) -> None:
         """End an upload and remove its files; the claim of a version stays, because numbers are never reused.
@@ -181,8 +224,13 @@ class Uploads:
             root = kind.root(self._store)
             for project in filter(is_name, self._store.folders(root)):
                 for item in list(self._store.objects(root / project / FOLDER, recursive=False)):
-                    if not item.is_folder:
+                    if item.is_folder:
+                        self._records.remove_late(project, kind, item.location.name)
+                    else:
                         removed += self._tidy(project, kind, item.location.name.removesuffix(".json"), before)
+                if kind is RESULT:
+                    # Several uploads may send to one inbox, so their ends leave parts that were begun there alone.
+                    self._store.end_multipart(root / project / INBOXES, before)
         return removed
 
     def _tidy(self, project: str, kind: Kind, stem: str, before: float) -> bool:
@@ -213,34 +261,77 @@ class Uploads:
             version=version,
             created_at=datetime.now(UTC),
             created_by=who,
+            staged=self.test_store(),
         )
         # The same request may have reached another instance at the same moment: its version counts.
         return self._records.create(project, kind, request, record) or self.find(project, f"{what}/{request}")
 
     def _sign(self, upload: Upload, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
         if file.name == upload.kind.manifest and upload.has_manifest:
-            place = self._records.proposed(upload)
-            return v1.FileUpload(
-                name=file.name, requests=[self._signer.put(place, file.size, file.sha256, replace=True)]
-            )
+            request = self._signer.put(self.place_of(upload, file), file.size, file.sha256, replace=True)
+            return v1.FileUpload(name=file.name, requests=[request])
         place = upload.place / file.name
-        if upload.is_inbox:
-            if self._is_in_inbox(place, file):
-                return v1.FileUpload(name=file.name, done=True)
-        elif resume and self._is_there(upload, place, file):
+        there = self._is_in_inbox(place, file) if upload.is_inbox else resume and self._is_there(upload, place, file)
+        if there or (resume and upload.record.staged and self._is_staged(upload, file)):
             return v1.FileUpload(name=file.name, done=True)
         if file.size <= PART_BYTES:
-            return v1.FileUpload(name=file.name, requests=[self._signer.put(place, file.size, file.sha256)])
-        part = part_size(file.size)
-        multipart, sizes = self._store.begin_multipart(place, resume=resume)
-        requests = [
-            self._signer.put_part(place, multipart, number, offset, min(part, file.size - offset))
+            request = self._signer.put(self.place_of(upload, file), file.size, file.sha256)
+            return v1.FileUpload(name=file.name, requests=[request])
+        return self._sign_parts(place, file, resume=resume)
+
+    def _sign_parts(self, place: Location, file: v1.UploadFile, *, resume: bool) -> v1.FileUpload:
+        part = file.part_size if file.part_md5s else part_size(file.size)
+        parts = {
+            number: (offset, min(part, file.size - offset))
             for number, offset in enumerate(range(0, file.size, part), 1)
-            if sizes.get(number) != min(part, file.size - offset)
-        ]
-        if not requests:
-            self._store.complete_multipart(place, file.size)
+        }
+        multipart, sizes = self._store.begin_multipart(place, resume=resume)
+        if any(number not in parts or parts[number][1] != size for number, size in sizes.items()):
+            # It was begun in parts of another size.
+            multipart, sizes = self._store.begin_multipart(place)
+        requests: list[v1.SignedRequest] = []
+        for number, (offset, size) in parts.items():
+            if number not in sizes:
+                md5 = file.part_md5s[number - 1] if file.part_md5s else b""
+                requests.append(self._signer.put_part(place, multipart, number, offset, size, md5))
+                if len(requests) * requests[-1].ByteSize() > _LARGEST_ANSWER:
+                    break
+        # Whoever verifies the file completes it, and removes it if it is not as announced.
         return v1.FileUpload(name=file.name, done=not requests, requests=requests)
+
+    def _is_staged(self, upload: Upload, file: v1.UploadFile) -> bool:
+        """Return whether a file is staged, which brings it to its place; one of another content is removed."""
+        try:
+            return self._land(upload, file) is not None
+        except InvalidInputError:
+            return False
+
+    def _land(self, upload: Upload, file: v1.UploadFile | FileEntry) -> ObjectInfo | None:
+        """Write a staged file to its place, and return what is there; None where none is staged.
+
+        Raises
+        ------
+        InvalidInputError
+            It is not what was announced, and has been removed.
+        """
+        stage, place = self._records.staged(upload, file.name), upload.place / file.name
+        try:
+            size = self._store.stat(stage).size
+            data = self._store.read(stage) if size == file.size else b""
+        except NotFoundError:
+            return None
+        if size != file.size:
+            problem = f"has {size} bytes instead of {file.size}"
+        elif hashlib.sha256(data).hexdigest() != file.sha256:
+            problem = "has another SHA-256 than was announced"
+        else:
+            problem = ""
+            with contextlib.suppress(ConflictError):  # another call was first; what is there is looked at like any file
+                self._store.create(place, data)
+        self._store.delete(stage)
+        if problem:
+            raise InvalidInputError(f"{problem}: send it again")
+        return self._store.stat(place)
 
     def _is_there(self, upload: Upload, place: Location, file: v1.UploadFile) -> bool:
         """Return whether the store has a file; one of another content is removed."""
@@ -296,8 +387,10 @@ class Uploads:
         try:
             found = self._store.stat(place)
         except NotFoundError:
-            found = self._store.complete_multipart(place, entry.size) if entry.size > PART_BYTES else None
-            mine = True
+            if entry.size > PART_BYTES:
+                found, mine = self._store.complete_multipart(place, entry.size), True
+            else:
+                found = self._land(upload, entry) if upload.record.staged else None
         if found is None:
             raise InvalidInputError("is missing: send it")
         if found.size != entry.size:

@@ -339,10 +339,15 @@ class Store:
                     return self.stat(location)
         return None
 
-    def end_multipart(self, folder: Location) -> None:
-        """Remove the parts of all objects at or below `folder` that were begun and not completed."""
+    def end_multipart(self, folder: Location, before: float | None = None) -> None:
+        """Remove the parts of all objects at or below `folder` that were begun and not completed.
+
+        With `before` only of those that were begun before that time, in seconds since 1970.
+        """
         with self._errors(folder):
             for item in self._begun(folder.bucket, folder.key):
+                if before is not None and item.initiated_time.timestamp() >= before:
+                    continue
                 if item.object_name == folder.key or item.object_name.startswith(f"{folder.key}/"):
                     self._client._abort_multipart_upload(folder.bucket, item.object_name, item.upload_id)
 
@@ -371,13 +376,16 @@ class Store:
         return [str(item.upload_id) for item in sorted(begun, key=lambda item: item.initiated_time)]
 
     def _parts(self, location: Location, upload_id: str) -> list[Any]:
+        """Return the parts that are there by number; of one that came several times the last."""
         parts: list[Any] = []
         while True:
             marker = str(parts[-1].part_number) if parts else None
             answer = self._client._list_parts(location.bucket, location.key, upload_id, part_number_marker=marker)
             parts += answer.parts
             if not answer.is_truncated or not answer.parts:
-                return parts
+                # SeaweedFS 4.48 lists all of them.
+                newest = {part.part_number: part for part in sorted(parts, key=lambda part: part.last_modified)}
+                return [newest[number] for number in sorted(newest)]
 
     def copy(self, source: Location, target: Location) -> None:
         """Copy one object within the store."""
