@@ -13,15 +13,18 @@ from parfocal.runtime.jobs.memory import available_memory
 _GIB = 2**30
 
 
-def workers_that_fit(items: Sequence[ImageToScore], pixel_bytes: int) -> int:
+def workers_that_fit(items: Sequence[ImageToScore], pixel_bytes: int, held_pixels: int | None = None) -> int:
     """Return how many images are scored at once.
 
     Parameters
     ----------
     items
-        What is to be scored; images are held whole meanwhile, because spectra, distances and filters need all of them.
+        What is to be scored.
     pixel_bytes
         Memory for each pixel of an image in bytes; 0 if unknown, which checks nothing.
+    held_pixels
+        From how many pixels on an image takes no more memory, because it is gone through in parts; None where it is
+        held whole while it is scored.
 
     Raises
     ------
@@ -33,7 +36,8 @@ def workers_that_fit(items: Sequence[ImageToScore], pixel_bytes: int) -> int:
     if not items or free is None or not pixel_bytes:
         return workers
     largest = max(items, key=lambda item: math.prod(item.shape))
-    needed = pixel_bytes * math.prod(largest.shape)
+    pixels = math.prod(largest.shape)
+    needed = pixel_bytes * (pixels if held_pixels is None else min(pixels, held_pixels))
     if needed > free:
         size = " x ".join(map(str, largest.shape))
         side = math.isqrt(free // pixel_bytes // 100) * 10

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
+
 from parfocal.qc.evaluation.channels import split_channels
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_source
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
@@ -18,11 +20,12 @@ from parfocal.qc.evaluation.training_images import (
 )
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.bands import is_large, sample_windows
 from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.restoration import score_scaled, with_range
 from parfocal.qc.restoration.background import background_shift
 from parfocal.qc.restoration.examples import Example, examples_figure
 from parfocal.qc.restoration.figure import restoration_figure
@@ -44,7 +47,7 @@ from parfocal.qc.restoration.scoring import (
     versions,
     windows_each,
 )
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import open_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import (
@@ -93,7 +96,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         A model that never saw targets is compared with a filter that was chosen without them.
         """
         if not trained_on_pairs(self.context, inputs, role):
-            return choose_blind_gaussian(read_source(item.source) for item in inputs.items if item.role == role)
+            return choose_blind_gaussian(self._sources(inputs, role))
         if inputs.validation_regions:
             try:
                 return best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))
@@ -104,6 +107,15 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
                 )
         choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=False))
         return replace(choice, chosen_on="training images")
+
+    def _sources(self, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
+        """Yield the inputs of a target, of large ones the windows that stand for them."""
+        for item in inputs.items:
+            if item.role == role:
+                source = read_source(item.source, self.scratch)
+                shape = source.shape[-len(item.shape) :]
+                for window in sample_windows(shape) if is_large(shape) else [(...,)]:
+                    yield source[(..., *window)] if is_large(shape) else source
 
     def _linear(self, inputs: Inputs[Item], role: str) -> LinearPredictor:
         """Return the linear predictor of a target, which knows as much as the model: pairs, or only images of both."""
@@ -116,7 +128,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     def score(self, item: Item) -> ImageScores:
         """Score one image as input, baseline and prediction."""
         maps = self.folder / "maps" if self.parameters.maps else None
-        return score_item(item, self._baselines[item.role], windows=self._windows, folder=maps)
+        return score_item(item, self._baselines[item.role], windows=self._windows, folder=maps, scratch=self.scratch)
 
     def collect(self, stream: Iterator[ImageScores], items: Sequence[Item]) -> list[ImageScores]:
         """Add MicroSSIM, which is fitted to the whole set and can score an image only when all have been seen."""
@@ -173,16 +185,16 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
 
     def _draw(self, scored: ImageScores, which: str, file: str) -> None:
         item = scored.item
-        target = read_image(item.target).pixels
-        foreground = find_foreground(target)
-        images = dict(versions(item, self._baselines[item.role], target.ndim))
+        target = open_image(item.target, self.scratch).pixels
+        foreground = find_foreground(target, scratch=self.scratch)
+        images = dict(versions(item, self._baselines[item.role], target.ndim, self.scratch))
         mask, name = foreground.mask, f"{which}{item.label}"
         if target.ndim == 3:
             index = _planes(scored)[0]
             name += f", plane {index}"
             target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
-        scaled = scale_target(target)
-        found = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
+        scaled = with_range(target)
+        found = {str(kind): score_scaled(image, scaled, scratch=self.scratch) for kind, image in images.items()}
         figure = restoration_figure(
             {**images, "target": target},
             {kind: score for kind, (score, _) in found.items()},
@@ -197,17 +209,17 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
 
     def _example(self, why: str, scored: ImageScores) -> Example:
         item = scored.item
-        target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
-        source = shown_input(read_source(item.source), target.ndim)
+        target, prediction = (open_image(path, self.scratch).pixels for path in (item.target, item.prediction))
+        source = shown_input(read_source(item.source, self.scratch), target.ndim)
         heading = f"{why.capitalize()} image by {BY_KEY[PRIMARY].title}: {item.label}"
         if target.ndim == 3:
             planes = _planes(scored)
             index = planes[(len(planes) - 1) // 2]
             heading += f", its median plane {index}"
             source, target, prediction = source[index], target[index], prediction[index]
-        scaled = scale_target(target)
-        score, maps = score_scaled(prediction, scaled)
-        input_score, _ = score_scaled(source, scaled)
+        scaled = with_range(target)
+        score, maps = score_scaled(prediction, scaled, scratch=self.scratch)
+        input_score, _ = score_scaled(source, scaled, scratch=self.scratch)
         return Example(heading, source, prediction, target, maps.rse, input_score, score, item.pixel_size)
 
 
