@@ -20,7 +20,7 @@ from parfocal.qc.evaluation.inputs import (
     read_source,
     scratch_of,
 )
-from parfocal.qc.metrics.bands import is_large, sample_windows
+from parfocal.qc.metrics.bands import LARGE_PIXELS, SAMPLED, is_large, sample_windows
 from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
 from parfocal.runtime.images.files import open_image
@@ -56,7 +56,9 @@ def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Ite
     for image in dataset.select("train", role) if "train" in dataset.unpaired else ():
         pixels = read_source(context.cache.fetch(context.store, place, entries[image.file]), scratch_of(context))
         pixels = pixels if channel is None else pixels[channel]
-        for window in _windows(pixels.shape[-len(inputs.items[0].shape) :]):
+        shape = pixels.shape[-len(inputs.items[0].shape) :]
+        warn_of_samples(context, shape)
+        for window in sample_windows(shape):
             yield pixels[(..., *window)]
             release(pixels)
 
@@ -98,15 +100,20 @@ def training_pairs(
                 window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
             pair.append(pixels[window])
         source, target = pair[0], pair[1] if channel is None else pair[1][channel]
-        for part in _windows(target.shape):
+        warn_of_samples(context, target.shape)
+        for part in sample_windows(target.shape):
             yield source[(..., *part)], target[part]
             release(source)
             release(target)
 
 
-def _windows(shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
-    """Return what is taken of an image: all of it, or some windows of a large one."""
-    return list(sample_windows(shape)) if is_large(shape) else [(slice(None),) * len(shape)]
+def warn_of_samples(context: JobContext, shape: tuple[int, ...]) -> None:
+    """Tell people, once, that a baseline is chosen on windows of a large image."""
+    if is_large(shape):
+        context.warn(
+            f"Of images of more than {LARGE_PIXELS / 1e6:.0f} million pixels, the baseline was chosen on {SAMPLED}. Each "
+            "counts as an image."
+        )
 
 
 def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
@@ -133,5 +140,5 @@ def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -
 def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
     """Return the middle plane of a stack; of a large one the window that is next to its middle."""
     planes: NDArray[Any] = image.reshape(-1, *image.shape[-2:])
-    windows = _windows(planes.shape[1:])
+    windows = sample_windows(planes.shape[1:])
     return np.array(planes[len(planes) // 2][windows[len(windows) // 2]])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from parfocal.qc.metrics import bands
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.pixel_values import LARGEST_VALUE, count_unusable
-from parfocal.runtime.images.scratch import blocks, release
+from parfocal.runtime.images.scratch import release
 
 _DIGIT = 16
 """Bits that one pass over a large image tells of the values at some ranks."""
@@ -81,7 +81,7 @@ def check_values(values: Array, what: str) -> None:
 def _counted(values: Array) -> npt.NDArray[np.int64]:
     """Return how many pixels have each value, of unsigned integers of up to 16 bits."""
     counts = np.zeros(2 ** (8 * values.dtype.itemsize), np.int64)
-    for window in blocks(values.shape, bands.BAND_PIXELS):
+    for window in bands.blocks(values.shape):
         counts += np.bincount(values[window].ravel(), minlength=len(counts))
         release(values)
     return counts
@@ -95,7 +95,7 @@ def _at_ranks(values: Array, ranks: Sequence[int]) -> dict[int, float]:
     heads, left = dict.fromkeys(ranks, 0), {rank: rank for rank in ranks}
     for done in range(digit, bits + 1, digit):
         counts = {head: np.zeros(size, np.int64) for head in heads.values()}
-        for window in blocks(values.shape, bands.BAND_PIXELS):
+        for window in bands.blocks(values.shape):
             keys = _keys(values[window]).ravel() >> np.uint64(bits - done)
             for head, counted in counts.items():
                 mine = keys if done == digit else keys[keys >> np.uint64(digit) == np.uint64(head)]

@@ -9,14 +9,22 @@ What needs all pixels of an image at once, as a spectrum does, is taken from `sa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
+from parfocal.runtime.images.scratch import blocks as windows
 
 BAND_PIXELS = 2**22
 """The most pixels of a band."""
 LARGE_PIXELS = 2**25
 """The most pixels of an image that is worked on as a whole by what needs all of its pixels at once."""
 SAMPLE_SIDE = 1024
+SAMPLED = "up to 16 windows of 1024 x 1024 pixels on a grid, or 4 narrower ones of all planes of a stack"
+"""What `sample_windows` are, for sentences."""
 _SAMPLES = 4
 """Windows along each side of a sampled plane."""
 
@@ -66,13 +74,35 @@ def bands(shape: Sequence[int], around: int = 0) -> Iterator[Band]:
         yield Band(slice(start, stop), slice(max(0, start - around), min(height, stop + around)))
 
 
+def blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Yield windows of any image, each of as many pixels as a band, for what looks at each pixel by itself."""
+    return windows(shape, BAND_PIXELS)
+
+
+def by_blocks(
+    function: Callable[..., npt.NDArray[Any]],
+    arrays: Sequence[npt.NDArray[Any]],
+    dtype: npt.DTypeLike,
+    scratch: Scratch = IN_MEMORY,
+) -> npt.NDArray[Any]:
+    """Apply a function to arrays of one shape block by block, pixel by pixel, and return its results in `scratch`."""
+    shape = arrays[0].shape
+    out = scratch.zeros(shape, dtype)
+    # An array without pixels is for the function to refuse.
+    for window in list(blocks(shape)) or [(slice(None),) * len(shape)]:
+        out[window] = function(*(array[window] for array in arrays))
+        for array in (*arrays, out):
+            release(array)
+    return out
+
+
 def is_large(shape: Sequence[int]) -> bool:
     """Return whether an image is too large for what needs all of its pixels at once."""
     return math.prod(shape) > LARGE_PIXELS
 
 
 def sample_windows(shape: Sequence[int]) -> list[tuple[slice, ...]]:
-    """Return the windows that stand for a large image: on a grid, at even distances from edge to edge.
+    """Return the windows that stand for a large image, on a grid from edge to edge; of another one all of it.
 
     Parameters
     ----------
@@ -82,9 +112,11 @@ def sample_windows(shape: Sequence[int]) -> list[tuple[slice, ...]]:
     Returns
     -------
     list of tuple of slice
-        Of planes up to 4 x 4 windows of 1024 x 1024 pixels, fewer along a side that is too short for them. Of stacks up
-        to 2 x 2 windows, as wide as makes them together as large.
+        Of large planes up to 4 x 4 windows of 1024 x 1024 pixels, fewer along a side that is too short for them. Of
+        stacks up to 2 x 2 windows, as wide as makes them together as large.
     """
+    if not is_large(shape):
+        return [(slice(None),) * len(shape)]
     depth = math.prod(shape[:-2])
     count = _SAMPLES if depth == 1 else _SAMPLES // 2
     side = SAMPLE_SIDE if depth == 1 else max(16, math.isqrt((_SAMPLES * SAMPLE_SIDE) ** 2 // (count**2 * depth)))

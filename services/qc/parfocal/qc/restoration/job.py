@@ -17,10 +17,11 @@ from parfocal.qc.evaluation.training_images import (
     training_dataset,
     training_pairs,
     unpaired_images,
+    warn_of_samples,
 )
-from parfocal.qc.evaluation.verdict import Judgement
+from parfocal.qc.evaluation.verdict import Judgement, listed
 from parfocal.qc.figures.drawing import save_png
-from parfocal.qc.metrics.bands import is_large, sample_windows
+from parfocal.qc.metrics.bands import SAMPLED, is_large, sample_windows
 from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
@@ -72,6 +73,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     shown = SHOWN
     headline = ("psnr", "ssim", "nrmse", "ssim_inside")
     pixel_bytes = 90
+    held_pixels = 2**24
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
     definition = DEFINITION
 
@@ -113,9 +115,9 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         for item in inputs.items:
             if item.role == role:
                 source = read_source(item.source, self.scratch)
-                shape = source.shape[-len(item.shape) :]
-                for window in sample_windows(shape) if is_large(shape) else [(...,)]:
-                    yield source[(..., *window)] if is_large(shape) else source
+                warn_of_samples(self.context, item.shape)
+                for window in sample_windows(item.shape):
+                    yield source[(..., *window)]
 
     def _linear(self, inputs: Inputs[Item], role: str) -> LinearPredictor:
         """Return the linear predictor of a target, which knows as much as the model: pairs, or only images of both."""
@@ -149,8 +151,10 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         return self._baselines[role].describe()
 
     def note(self, part: Part[ImageScores]) -> str:
-        """Say which way is better, and how the baseline was chosen."""
-        return direction_note(BY_KEY[key] for key in SHOWN) + baseline_note(self.baseline(part.role))
+        """Say which way is better, how the baseline was chosen, and what was taken of large images."""
+        sampled = [each.item.label for each in part.scored if is_large(each.item.shape)]
+        resolution = f" The resolution of {listed(sampled)} is that of {SAMPLED}." if sampled else ""
+        return direction_note(BY_KEY[key] for key in SHOWN) + baseline_note(self.baseline(part.role)) + resolution
 
     def comparisons(self, part: Part[ImageScores]) -> Sequence[PairedDifference]:
         """Return the prediction against input and baseline, over the whole image."""

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32
+from parfocal.qc.metrics.bands import blocks
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.scratch import BLOCK_PIXELS, IN_MEMORY, Scratch, blocks, release
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LinearPredictor:
         several = len(self.coefficients) > 1
         channels = source if several else source[np.newaxis]
         result: Float32 = scratch.zeros(channels.shape[1:], np.float32)
-        for window in blocks(result.shape, BLOCK_PIXELS // len(channels)):
+        for window in blocks(result.shape):
             part = channels[(slice(None), *window)].astype(np.float64)
             result[window] = np.tensordot(np.asarray(self.coefficients), part, 1) + self.intercept
             release(source)

@@ -35,11 +35,11 @@ import numpy.typing as npt
 from skimage.filters import threshold_otsu
 
 from parfocal.qc.metrics._arrays import check_values, naming
-from parfocal.qc.metrics.bands import bands
+from parfocal.qc.metrics.bands import bands, blocks, by_blocks
 from parfocal.qc.metrics.images.restoration import RestorationMaps, psnr_of, target_range
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.correlation import pearson_of
-from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, blocks, release
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 from parfocal.runtime.images.ssim import SsimMeans
 
 FOREGROUND_METHOD: Final = "Otsu's threshold of the target (scaled by its 0.1 and 99.9 percentiles, 256 bins)"
@@ -128,12 +128,7 @@ def find_foreground(target: npt.NDArray[Any], *, name: str | None = None, scratc
 
 def above(target: npt.NDArray[Any], threshold: float, scratch: Scratch = IN_MEMORY) -> npt.NDArray[np.bool_]:
     """Return where a target reaches a threshold in grey values, as the mask of its `Foreground`."""
-    mask = scratch.zeros(target.shape, bool)
-    for window in blocks(target.shape):
-        mask[window] = target[window] >= threshold
-        release(target)
-        release(mask)
-    return mask
+    return by_blocks(lambda part: part >= threshold, [target], bool, scratch)
 
 
 def score_regions(

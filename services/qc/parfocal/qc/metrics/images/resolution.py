@@ -42,7 +42,7 @@ from scipy.ndimage import median_filter
 from scipy.signal.windows import tukey
 
 from parfocal.qc.metrics._arrays import Float64, check_pair, check_values, naming
-from parfocal.qc.metrics.bands import is_large, sample_windows
+from parfocal.qc.metrics.bands import sample_windows
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.scratch import release
 
@@ -146,8 +146,7 @@ def spectrum(image: npt.NDArray[Any], *, name: str | None = None) -> Spectrum:
                 f"Fourier correlation requires images (Y, X) or (Z, Y, X) of at least {SMALLEST_SPECTRUM} x "
                 f"{SMALLEST_SPECTRUM} pixels; this one has shape {image.shape}."
             )
-    windows = sample_windows(image.shape) if is_large(image.shape) else [(slice(None),) * image.ndim]
-    coefficients = []
+    windows, coefficients = sample_windows(image.shape), []
     for window in windows:
         coefficients.append(_transformed(image[window]))
         release(image)
@@ -168,8 +167,8 @@ def _transformed(image: npt.NDArray[Any]) -> npt.NDArray[np.complex64]:
     for result, plane, taper in zip(tapered, planes, along_z, strict=True):
         np.subtract(plane, mean, out=result, dtype=np.float64, casting="same_kind")
         result *= taper * within
-    result: npt.NDArray[np.complex64] = rfftn(tapered.reshape(image.shape), overwrite_x=True)
-    return result
+    coefficients: npt.NDArray[np.complex64] = rfftn(tapered.reshape(image.shape), overwrite_x=True)
+    return coefficients
 
 
 def correlate_spectra(

@@ -70,11 +70,13 @@ def coverage(
         fitted = score.scale * prediction[band.rows].astype(np.float64) + score.offset
         error = np.abs(scaled.rows(band.rows) - fitted)
         width, inside = score.scale * uncertainty[band.rows].astype(np.float64), foreground[band.rows]
-        pixels[:, 0] += inside.size, np.count_nonzero(inside), np.count_nonzero(~inside)
+        pixels[:, 0] += [inside.size, int(np.count_nonzero(inside)), int(np.count_nonzero(~inside))]
         for column, level in enumerate(LEVELS):
             within = error <= interval_width(level) * width
             parts = within, within & inside, within & ~inside
             covered[:, column] += [int(np.count_nonzero(part)) for part in parts]
         for array in (target, prediction, uncertainty, foreground):
             release(array)
-    return np.divide(covered, pixels, out=np.full(covered.shape, np.nan), where=pixels > 0)
+    fractions: Float64 = np.full(covered.shape, np.nan)
+    np.divide(covered, pixels, out=fractions, where=pixels > 0)
+    return fractions
