@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.evaluation.inputs import Item
@@ -15,9 +16,22 @@ from parfocal.qc.metrics._arrays import percentiles
 from parfocal.qc.metrics.baselines.blind import BlindGaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
 from parfocal.qc.metrics.baselines.linear import LinearPredictor
+from parfocal.qc.metrics.baselines.otsu import OtsuBaseline
+from parfocal.qc.metrics.baselines.pixels import fit_pixel_classifier
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim_map, micro_ssim_means, sample_for_fit
 from parfocal.qc.metrics.images.resolution import fourier_correlation
+from parfocal.qc.metrics.objects.boundaries import boundary_distances
+from parfocal.qc.metrics.objects.classes import classes_of_objects
+from parfocal.qc.metrics.objects.confusion import confusion_matrix
+from parfocal.qc.metrics.objects.instances import score_instances
+from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
+from parfocal.qc.metrics.objects.regions import connected_regions
+from parfocal.qc.metrics.objects.semantic import boundary_f
+from parfocal.qc.metrics.objects.topology import compare_regions
 from parfocal.qc.restoration.scoring import score_item
+from parfocal.qc.semantic.judge import Threshold, predicted_classes
+from parfocal.qc.semantic.judge import error_map as error_map_of_classes
+from parfocal.qc.semantic.scheme import Scheme
 from parfocal.runtime.images.files import Image, open_image, read_image, write_image
 from parfocal.runtime.images.scratch import Scratch
 
@@ -115,7 +129,11 @@ def test_percentiles_of_blocks_are_exact(dtype: str, request: pytest.FixtureRequ
 @pytest.mark.parametrize(
     ("shape", "count"), [((5000, 3001), 8), ((1200, 9000), 4), ((700, 9000), 4), ((40, 900, 901), 4)]
 )
-def test_windows_that_stand_for_an_image_reach_from_edge_to_edge(shape: tuple[int, ...], count: int) -> None:
+def test_windows_that_stand_for_an_image_reach_from_edge_to_edge(
+    shape: tuple[int, ...], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bands.sample_windows(shape) == [(slice(None),) * len(shape)]
+    monkeypatch.setattr(bands, "LARGE_PIXELS", 10**6)
     windows = bands.sample_windows(shape)
     assert windows == bands.sample_windows(shape)
     assert len(set(map(str, windows))) == len(windows) == count
@@ -139,3 +157,132 @@ def test_the_resolution_of_a_large_image_is_that_of_its_windows(monkeypatch: pyt
     assert parts.coefficients[0] == 16 * fourier_correlation(image[:90, :90], target[:90, :90]).coefficients[0]
     assert parts.resolution == pytest.approx(whole.resolution, rel=0.1)
     assert not parts.at_least
+
+
+@pytest.mark.parametrize("shape", [(171, 203), (23, 41, 37)])
+@pytest.mark.parametrize("part", [0.3, 0.55, 0.7])
+def test_regions_that_cross_bands_are_one(shape: tuple[int, ...], part: float, request: pytest.FixtureRequest) -> None:
+    mask = RNG.random(shape) < part
+    mask[:, shape[1] // 2] = True  # joins many
+    expected, count = ndimage.label(mask)
+    scratch = request.getfixturevalue("in_blocks")
+    assert len(list(bands.bands(shape))) > 3
+    labels, found = connected_regions(shape, lambda rows: mask[rows], scratch)
+    assert found == count
+    np.testing.assert_array_equal(labels, expected)
+
+
+def objects(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a label image of blobs, most of which cross the bands, with numbers that have gaps."""
+    smooth = gaussian_filter(RNG.standard_normal(shape), 4 if len(shape) == 2 else 2)
+    labels, _ = ndimage.label(smooth > 0.9 * smooth.std())
+    return (labels * 7).astype(dtype)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((211, 173), None), ((19, 61, 53), (0.4, 0.1, 0.1))])
+def test_objects_in_blocks_are_judged_as_in_the_whole(
+    shape: tuple[int, ...], size: tuple[float, ...] | None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    target = objects(shape, np.uint16)
+    prediction = np.roll(target, 4 - len(shape), axis=-1).astype(np.int32)
+    prediction[np.isin(prediction, np.unique(prediction)[3:5])] = 0
+    drawn = (target // 7 % 3 * (RNG.random(shape) < 0.9)).astype(np.uint8)
+
+    def judged(target: Any, prediction: Any, drawn: Any, scratch: Scratch | None) -> tuple[Any, ...]:
+        score = score_instances(target, prediction, name="a")
+        matches = score.overlap.match(0.5)
+        distances = boundary_distances(target, prediction, matches, size)
+        where = () if scratch is None else (scratch,)
+        mistakes = error_map(target, prediction, outcome_layers(score, matches), *where)
+        classes = classes_of_objects(target, drawn, name="a")
+        return score.counts, score.split, score.merged, matches, classes, distances, mistakes
+
+    whole = judged(target, prediction, drawn, None)
+    assert len(whole[3].pairs) > 5
+    assert len(set(whole[4].values())) == 3
+    paths = [tmp_path / f"{number}.tif" for number in range(3)]
+    for path, pixels in zip(paths, (target, prediction, drawn), strict=True):
+        write_image(path, Image(pixels, "ZYX"[-len(shape) :]))
+    scratch = request.getfixturevalue("in_blocks")
+    parts = judged(*(open_image(path, scratch, labels=True).pixels for path in paths), scratch)
+    assert parts[:5] == whole[:5]
+    np.testing.assert_array_equal(parts[5].mean, whole[5].mean)
+    np.testing.assert_array_equal(parts[5].hausdorff_95, whole[5].hausdorff_95)
+    np.testing.assert_array_equal(parts[6], whole[6])
+    most = {label: np.bincount(drawn[target == label], minlength=3) for label in whole[4]}
+    assert whole[4] == {label: 0 if not votes[1:].any() else 1 + np.argmax(votes[1:]) for label, votes in most.items()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dimensions"), [((171, 203), 2), ((3, 171, 203), 2), ((171, 203, 3), 2), ((17, 61, 53), 3)]
+)
+@pytest.mark.parametrize(("bright", "sigma"), [(True, 0.0), (False, 2.0)])
+def test_otsus_objects_in_blocks_are_those_of_the_whole(
+    shape: tuple[int, ...], dimensions: int, bright: bool, sigma: float, request: pytest.FixtureRequest
+) -> None:
+    spread = [0 if length == 3 else 3 if dimensions == 2 else 1 for length in shape]
+    smooth = gaussian_filter(RNG.standard_normal(shape), spread)
+    # Few and bright, or few and dark, so that they do not all touch.
+    source = (20_000 + (1 if bright else -1) * 600 * np.exp(smooth / smooth.std())).astype(np.uint16)
+    baseline = OtsuBaseline(bright, sigma, 1.0, 1)
+    whole = baseline.apply(source, dimensions)
+    assert whole.max() > 3
+    np.testing.assert_array_equal(baseline.apply(source, dimensions, request.getfixturevalue("in_blocks")), whole)
+
+
+@pytest.mark.parametrize("shape", [(171, 203), (17, 41, 53)])
+@pytest.mark.parametrize("tolerance", [0.0, 1.5, 4.0])
+@pytest.mark.parametrize("of_background", [True, False])
+def test_classes_in_blocks_are_judged_as_in_the_whole(
+    shape: tuple[int, ...], tolerance: float, of_background: bool, request: pytest.FixtureRequest
+) -> None:
+    smooth = gaussian_filter(RNG.standard_normal(shape), 1.5)
+    target = np.digitize(smooth, np.quantile(smooth, [0.2, 0.6])).astype(np.int8)
+    found = np.digitize(np.roll(smooth, 1, axis=0), np.quantile(smooth, [0.22, 0.59])).astype(np.int8)
+    target[:, :5] = -1
+
+    def judged(scratch: Scratch) -> tuple[Any, ...]:
+        outlines = [boundary_f(target == number, found == number, tolerance) for number in (1, 2)]
+        regions = compare_regions(target, found, of_background=of_background, scratch=scratch)
+        return confusion_matrix(target, found, 3).tolist(), outlines, regions
+
+    whole = judged(Scratch())
+    assert min(whole[1]) > 0
+    assert max(whole[1]) <= 1
+    assert whole[2].split + whole[2].merge > 0
+    scratch = request.getfixturevalue("in_blocks")
+    assert len(list(bands.bands(shape))) > 3
+    parts = judged(scratch)
+    assert parts[0] == whole[0]
+    assert parts[1] == pytest.approx(whole[1], rel=1e-12)
+    assert parts[2] == whole[2]
+
+
+def test_an_outline_far_from_the_other_is_found_in_no_band(request: pytest.FixtureRequest) -> None:
+    one, other = np.zeros((2, 90, 80), bool)
+    one[3:9, 3:9] = True
+    other[70:80, 40:60] = True
+    whole = boundary_f(one, other, 3.0), boundary_f(one, np.zeros_like(one), 3.0), boundary_f(one, one, 3.0)
+    request.getfixturevalue("in_blocks")
+    assert (boundary_f(one, other, 3.0), boundary_f(one, np.zeros_like(one), 3.0), boundary_f(one, one, 3.0)) == whole
+    assert whole == (0, 0, 1)
+
+
+@pytest.mark.parametrize("probability", [True, False])
+def test_predicted_classes_and_their_baselines_in_blocks(probability: bool, request: pytest.FixtureRequest) -> None:
+    smooth = gaussian_filter(RNG.standard_normal((171, 203)), 3)
+    scheme = Scheme() if probability else Scheme((0, 3, 7))
+    target = (smooth > 0).astype(np.uint16) if probability else np.array([0, 3, 7])[np.digitize(smooth, [0, 0.05])]
+    prediction = np.clip(smooth * 3 + 0.5, 0, 1).astype(np.float32) if probability else np.roll(target, 1, axis=1)
+    source = (1000 + 400 * np.stack([smooth, smooth**2, -smooth]) / smooth.std()).astype(np.uint16)
+    fitted = fit_pixel_classifier([(source, scheme.target(target, name="a"))], scheme.count)
+
+    def judged(scratch: Scratch) -> tuple[Any, ...]:
+        known = scheme.target(target, name="a", scratch=scratch)
+        found, curve = predicted_classes("a", known, prediction, Threshold(0.4, "nobody"), scheme, scratch)
+        return known, found, curve, error_map_of_classes(known, found, scratch), fitted.apply(source, 2, scratch)
+
+    whole = judged(Scratch())
+    assert (whole[2] is not None) == probability
+    for part, one in zip(judged(request.getfixturevalue("in_blocks")), whole, strict=True):
+        np.testing.assert_array_equal(part, one)
