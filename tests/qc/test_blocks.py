@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.ndimage import gaussian_filter
+from support import mentions
 
+from parfocal.qc.evaluation import room
 from parfocal.qc.evaluation.inputs import Item
+from parfocal.qc.evaluation.room import Held, workers_that_fit
+from parfocal.qc.evaluation.training_images import warn_of_samples
 from parfocal.qc.metrics import bands
 from parfocal.qc.metrics._arrays import percentiles
 from parfocal.qc.metrics.baselines.blind import BlindGaussian
@@ -32,6 +37,7 @@ from parfocal.qc.restoration.scoring import score_item
 from parfocal.qc.semantic.judge import Threshold, predicted_classes
 from parfocal.qc.semantic.judge import error_map as error_map_of_classes
 from parfocal.qc.semantic.scheme import Scheme
+from parfocal.runtime.errors import OutOfMemoryError
 from parfocal.runtime.images.files import Image, open_image, read_image, write_image
 from parfocal.runtime.images.scratch import Scratch
 
@@ -286,3 +292,41 @@ def test_predicted_classes_and_their_baselines_in_blocks(probability: bool, requ
     assert (whole[2] is not None) == probability
     for part, one in zip(judged(request.getfixturevalue("in_blocks")), whole, strict=True):
         np.testing.assert_array_equal(part, one)
+
+
+@dataclass(frozen=True)
+class Shaped:
+    shape: tuple[int, ...]
+    label: str = "image"
+    role: str = ""
+    source_sha256: str = ""
+
+
+def test_an_image_that_is_gone_through_in_parts_is_refused_for_its_parts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(pixels=1000, planes=3)
+    assert [held.of(shape) for shape in ((20, 30), (9000, 9000), (50, 10, 10), (50, 90, 90))] == [
+        600,
+        1000,
+        1000,
+        24300,
+    ]
+    monkeypatch.setattr(room, "available_memory", lambda: 10 * 1000)
+    assert workers_that_fit([Shaped((9000, 9000))], 10, held) == 1
+    with pytest.raises(OutOfMemoryError):
+        workers_that_fit([Shaped((9000, 9000))], 10)
+    with pytest.raises(OutOfMemoryError) as refused:
+        workers_that_fit([Shaped((9000, 9000)), Shaped((50, 90, 90), "stack")], 10, held)
+    assert mentions(refused.value.message, "stack", "50 x 90 x 90")
+
+
+def test_people_are_told_once_that_a_baseline_was_chosen_on_windows() -> None:
+    class Context:
+        warnings: ClassVar[list[str]] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    warn_of_samples(Context(), (5000, 5000))  # type: ignore[arg-type]
+    assert not Context.warnings
+    warn_of_samples(Context(), (9000, 9000))  # type: ignore[arg-type]
+    assert mentions(Context.warnings[0], "16 windows of 1024 x 1024")

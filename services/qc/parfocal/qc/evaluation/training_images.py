@@ -111,8 +111,8 @@ def warn_of_samples(context: JobContext, shape: tuple[int, ...]) -> None:
     """Tell people, once, that a baseline is chosen on windows of a large image."""
     if is_large(shape):
         context.warn(
-            f"Of images of more than {LARGE_PIXELS / 1e6:.0f} million pixels, the baseline was chosen on {SAMPLED}. Each "
-            "counts as an image."
+            f"Of images of more than {LARGE_PIXELS / 1e6:.0f} million pixels, the baseline was chosen on {SAMPLED}. "
+            "Each counts as an image."
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
@@ -91,7 +92,7 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
     counted = COUNTED
     headline = ("mean_accuracy",)
     pixel_bytes = 40
-    held_pixels = 2**24
+    held = Held(pixels=2**24, planes=10)
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.channels import split_channels
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_source
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.training_images import (
     require_grey_targets,
@@ -73,7 +74,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     shown = SHOWN
     headline = ("psnr", "ssim", "nrmse", "ssim_inside")
     pixel_bytes = 90
-    held_pixels = 2**24
+    held = Held(pixels=2**24, planes=3)
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
     definition = DEFINITION
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target, read_source
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
@@ -69,7 +70,7 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
     shown = SHOWN
     headline = ("iou", "dice", "boundary_f1")
     pixel_bytes = 50
-    held_pixels = 2**24
+    held = Held(pixels=2**24, planes=20)
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:
