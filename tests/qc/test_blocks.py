@@ -23,6 +23,7 @@ from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
 from parfocal.qc.metrics.baselines.linear import LinearPredictor
 from parfocal.qc.metrics.baselines.otsu import OtsuBaseline
 from parfocal.qc.metrics.baselines.pixels import fit_pixel_classifier
+from parfocal.qc.metrics.images import microssim
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim_map, micro_ssim_means, sample_for_fit
 from parfocal.qc.metrics.images.resolution import fourier_correlation
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
@@ -48,6 +49,7 @@ RNG = np.random.default_rng(5)
 def in_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scratch:
     """Go through images in bands of a few rows from now on; return where their arrays lie, none of them in memory."""
     monkeypatch.setattr(bands, "BAND_PIXELS", 3000)
+    monkeypatch.setattr(microssim, "BAND_PIXELS", 3000)
     return Scratch(tmp_path / "arrays", 0)
 
 
@@ -97,11 +99,14 @@ def test_micro_ssim_in_blocks_is_that_of_the_whole(tmp_path: Path, request: pyte
     item = restored(tmp_path, (93, 71), np.uint16)
     target, image = (read_image(path).pixels for path in (item.target, item.prediction))
     fit, mask = fit_micro_ssim([sample_for_fit(image, target)]), target > 1000
+    sampled = sample_for_fit(image, target, windows=400)
     whole, means = micro_ssim_map(image, target, fit), micro_ssim_means(image, target, fit, mask)
     scratch = request.getfixturevalue("in_blocks")
     mapped = [open_image(path, scratch).pixels for path in (item.prediction, item.target)]
     np.testing.assert_array_equal(micro_ssim_map(*mapped, fit), whole)
     parts = micro_ssim_means(*mapped, fit, mask)
+    for one, other in zip(vars(sampled).values(), vars(sample_for_fit(*mapped, windows=400)).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
     assert [parts.whole, *parts.by_part] == pytest.approx([means.whole, *means.by_part], rel=1e-12)
 
 

@@ -31,7 +31,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import minimize_scalar
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
-from parfocal.qc.metrics.bands import Band, bands
+from parfocal.qc.metrics.bands import BAND_PIXELS, Band, bands
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.pixel_values import value_range
 from parfocal.runtime.images.scratch import release
@@ -92,10 +92,7 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
     check_values(target, "target")
     check_pair(image, target)
     step = 1 if windows is None else max(1, math.ceil(math.sqrt(target.size / windows)))
-    x, y = (
-        sliding_window_view(values, (_WINDOW, _WINDOW))[::step, ::step].reshape(-1, _WINDOW**2).astype(np.float64)
-        for values in (target, image)
-    )
+    x, y = (_windows(values, step) for values in (target, image))
     means = x.mean(axis=1), y.mean(axis=1)
     x -= means[0][:, np.newaxis]
     y -= means[1][:, np.newaxis]
@@ -110,6 +107,20 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
         image_pixels=image_pixels,
         data_range=_range(target),
     )
+
+
+def _windows(values: npt.NDArray[Any], step: int) -> Float64:
+    """Return the windows of an image at every `step`-th place along both axes, as rows."""
+    tops = range(0, len(values) - _WINDOW + 1, step)
+    together = max(1, BAND_PIXELS // (step * values.shape[1]))
+    found = []
+    for first in range(0, len(tops), together):
+        part = values[tops[first] : tops[min(first + together, len(tops)) - 1] + _WINDOW]
+        windows = sliding_window_view(part, (_WINDOW, _WINDOW))[::step, ::step]
+        found.append(windows.reshape(-1, _WINDOW**2).astype(np.float64))
+        # A few rows of each window map many more pages of a file.
+        release(values)
+    return np.concatenate(found)
 
 
 def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
