@@ -26,6 +26,7 @@ from parfocal.qc.metrics.baselines.pixels import fit_pixel_classifier
 from parfocal.qc.metrics.images import microssim
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim_map, micro_ssim_means, sample_for_fit
 from parfocal.qc.metrics.images.resolution import fourier_correlation
+from parfocal.qc.metrics.images.restoration import maps_within, score_scaled, with_range
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
 from parfocal.qc.metrics.objects.classes import classes_of_objects
 from parfocal.qc.metrics.objects.confusion import confusion_matrix
@@ -335,3 +336,15 @@ def test_people_are_told_once_that_a_baseline_was_chosen_on_windows() -> None:
     assert not Context.warnings
     warn_of_samples(Context(), (9000, 9000))  # type: ignore[arg-type]
     assert mentions(Context.warnings[0], "16 windows of 1024 x 1024")
+
+
+@pytest.mark.parametrize(
+    "window", [(slice(0, 40), slice(20, 61)), (slice(30, 73), slice(0, 71)), (slice(20, 50), slice(9, 60))]
+)
+def test_maps_of_a_window_are_those_of_the_whole(window: tuple[slice, slice]) -> None:
+    target = gaussian_filter(RNG.standard_normal((73, 71)), 2) * 500
+    image = 3 * target + 20 * RNG.standard_normal(target.shape)
+    score, maps = score_scaled(image, with_range(target))
+    found = maps_within(image, with_range(target), score, window)
+    np.testing.assert_allclose(found.ssim, maps.ssim[window], atol=1e-5)
+    np.testing.assert_allclose(found.rse, maps.rse[window], atol=1e-6)

@@ -59,7 +59,8 @@ def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Ite
         shape = pixels.shape[-len(inputs.items[0].shape) :]
         warn_of_samples(context, shape)
         for window in sample_windows(shape):
-            yield pixels[(..., *window)]
+            part: tuple[Any, ...] = ..., *window
+            yield pixels[part]
             release(pixels)
 
 

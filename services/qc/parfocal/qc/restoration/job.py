@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from parfocal.qc.evaluation.channels import split_channels
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_source
 from parfocal.qc.evaluation.room import Held
+from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.training_images import (
     require_grey_targets,
@@ -21,18 +22,18 @@ from parfocal.qc.evaluation.training_images import (
     warn_of_samples,
 )
 from parfocal.qc.evaluation.verdict import Judgement, listed
-from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.figures.drawing import centre, save_png
 from parfocal.qc.metrics.bands import SAMPLED, is_large, sample_windows
 from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
-from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
-from parfocal.qc.metrics.images.restoration import score_scaled, with_range
+from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD
+from parfocal.qc.metrics.images.restoration import maps_within, with_range
 from parfocal.qc.restoration.background import background_shift
-from parfocal.qc.restoration.examples import Example, examples_figure
-from parfocal.qc.restoration.figure import restoration_figure
+from parfocal.qc.restoration.examples import EXAMPLE_PIXELS, Example, examples_figure
+from parfocal.qc.restoration.figure import Whole, restoration_figure
 from parfocal.qc.restoration.judge import DEFINITION, baseline_note, judge, summarise
-from parfocal.qc.restoration.metrics import BY_KEY, METRICS, PRIMARY, SHOWN
+from parfocal.qc.restoration.metrics import BY_KEY, METRICS, PRIMARY, SHOWN, region_of, score_of
 from parfocal.qc.restoration.parameters import (
     RestorationParameters,
     RestorationThresholds,
@@ -118,7 +119,8 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
                 source = read_source(item.source, self.scratch)
                 warn_of_samples(self.context, item.shape)
                 for window in sample_windows(item.shape):
-                    yield source[(..., *window)]
+                    part: tuple[Any, ...] = ..., *window
+                    yield source[part]
 
     def _linear(self, inputs: Inputs[Item], role: str) -> LinearPredictor:
         """Return the linear predictor of a target, which knows as much as the model: pairs, or only images of both."""
@@ -189,26 +191,30 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         return pictures(self.folder, summary, role)
 
     def _draw(self, scored: ImageScores, which: str, file: str) -> None:
-        item = scored.item
+        item, name = scored.item, f"{which}{scored.item.label}"
         target = open_image(item.target, self.scratch).pixels
-        foreground = find_foreground(target, scratch=self.scratch)
         images = dict(versions(item, self._baselines[item.role], target.ndim, self.scratch))
-        mask, name = foreground.mask, f"{which}{item.label}"
+        index = None
         if target.ndim == 3:
             index = _planes(scored)[0]
             name += f", plane {index}"
-            target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
-        scaled = with_range(target)
-        found = {str(kind): score_scaled(image, scaled, scratch=self.scratch) for kind, image in images.items()}
+            target, images = target[index], {kind: image[index] for kind, image in images.items()}
+        scores, inside = {}, {}
+        for kind in images:
+            row = _row_of(scored, kind, index)
+            scores[str(kind)], inside[str(kind)] = score_of(row), region_of(row)
+            fraction = row.values["foreground_fraction"]
+        window, ranged = centre(*target.shape), with_range(target)
         figure = restoration_figure(
-            {**images, "target": target},
-            {kind: score for kind, (score, _) in found.items()},
-            {kind: maps for kind, (_, maps) in found.items()},
+            {kind: image[window] for kind, image in {**images, "target": target}.items()},
+            scores,
+            {str(kind): maps_within(image, ranged, scores[kind], window) for kind, image in images.items()},
             name=name,
             pixel_size=item.pixel_size,
             baseline=str(self.baseline(item.role)["name"]),
-            foreground=mask,
-            inside={kind: score_regions(found[kind][1], image, target, mask)[0] for kind, image in images.items()},
+            foreground=target[window] >= scored.threshold,
+            inside=inside,
+            whole=Whole(target.shape, fraction),
         )
         save_png(figure, self.folder / file)
 
@@ -217,15 +223,29 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         target, prediction = (open_image(path, self.scratch).pixels for path in (item.target, item.prediction))
         source = shown_input(read_source(item.source, self.scratch), target.ndim)
         heading = f"{why.capitalize()} image by {BY_KEY[PRIMARY].title}: {item.label}"
+        index = None
         if target.ndim == 3:
             planes = _planes(scored)
             index = planes[(len(planes) - 1) // 2]
             heading += f", its median plane {index}"
             source, target, prediction = source[index], target[index], prediction[index]
-        scaled = with_range(target)
-        score, maps = score_scaled(prediction, scaled, scratch=self.scratch)
-        input_score, _ = score_scaled(source, scaled, scratch=self.scratch)
-        return Example(heading, source, prediction, target, maps.rse, input_score, score, item.pixel_size)
+        window = centre(*target.shape, largest=EXAMPLE_PIXELS)
+        score = score_of(_row_of(scored, "prediction", index))
+        return Example(
+            heading,
+            source[window],
+            prediction[window],
+            target[window],
+            maps_within(prediction, with_range(target), score, window).rse,
+            score_of(_row_of(scored, "input", index)),
+            score,
+            item.pixel_size,
+        )
+
+
+def _row_of(scored: ImageScores, kind: Kind, plane: int | None) -> ScoreRow:
+    """Return the row of one version of an image, or of a plane of a stack."""
+    return next(row for row in scored.rows if row.kind == kind and row.slice == plane)
 
 
 def _planes(scored: ImageScores) -> list[int]:

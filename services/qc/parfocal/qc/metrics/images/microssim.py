@@ -92,35 +92,48 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
     check_values(target, "target")
     check_pair(image, target)
     step = 1 if windows is None else max(1, math.ceil(math.sqrt(target.size / windows)))
-    x, y = (_windows(values, step) for values in (target, image))
-    means = x.mean(axis=1), y.mean(axis=1)
-    x -= means[0][:, np.newaxis]
-    y -= means[1][:, np.newaxis]
-    products = (np.einsum("ij,ij->i", a, b) / (_WINDOW**2 - 1) for a, b in ((x, x), (y, y), (x, y)))
+    moments = [
+        _moments(target[part], image[part], step)
+        for part in _rows_of_places(target, image, 0, len(target) - _WINDOW + 1, step, _WINDOW)
+    ]
     start = min(step // 2, min(target.shape) - 1)
-    target_pixels, image_pixels = (values[start::step, start::step].ravel().copy() for values in (target, image))
-    release(target)
-    release(image)
+    pixels = [
+        [values[part][::step, start::step].ravel() for values in (target, image)]
+        for part in _rows_of_places(target, image, start, len(target), step, 1)
+    ]
+    target_pixels, image_pixels = (np.concatenate(each) for each in zip(*pixels, strict=True))
     return MicroSample(
-        moments=np.stack([*means, *products]).astype(np.float32),
+        moments=np.concatenate(moments, axis=1),
         target_pixels=target_pixels,
         image_pixels=image_pixels,
         data_range=_range(target),
     )
 
 
-def _windows(values: npt.NDArray[Any], step: int) -> Float64:
-    """Return the windows of an image at every `step`-th place along both axes, as rows."""
-    tops = range(0, len(values) - _WINDOW + 1, step)
-    together = max(1, BAND_PIXELS // (step * values.shape[1]))
-    found = []
+def _rows_of_places(
+    target: npt.NDArray[Any], image: npt.NDArray[Any], start: int, stop: int, step: int, height: int
+) -> Iterator[slice]:
+    """Yield rows of both that hold some places, each of `height` rows, at every `step`-th row."""
+    tops = range(start, stop, step)
+    together = max(1, BAND_PIXELS // (step * target.shape[1]))
     for first in range(0, len(tops), together):
-        part = values[tops[first] : tops[min(first + together, len(tops)) - 1] + _WINDOW]
-        windows = sliding_window_view(part, (_WINDOW, _WINDOW))[::step, ::step]
-        found.append(windows.reshape(-1, _WINDOW**2).astype(np.float64))
-        # A few rows of each window map many more pages of a file.
-        release(values)
-    return np.concatenate(found)
+        yield slice(tops[first], tops[min(first + together, len(tops)) - 1] + height)
+        # A few rows of each place map many more pages of a file.
+        release(target)
+        release(image)
+
+
+def _moments(target: npt.NDArray[Any], image: npt.NDArray[Any], step: int) -> Float32:
+    """Return means, sample variances and covariance of the windows at every `step`-th place along both axes."""
+    x, y = (
+        sliding_window_view(values, (_WINDOW, _WINDOW))[::step, ::step].reshape(-1, _WINDOW**2).astype(np.float64)
+        for values in (target, image)
+    )
+    means = x.mean(axis=1), y.mean(axis=1)
+    x -= means[0][:, np.newaxis]
+    y -= means[1][:, np.newaxis]
+    products = (np.einsum("ij,ij->i", a, b) / (_WINDOW**2 - 1) for a, b in ((x, x), (y, y), (x, y)))
+    return np.stack([*means, *products]).astype(np.float32)
 
 
 def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:

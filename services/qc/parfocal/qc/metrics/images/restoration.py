@@ -336,6 +336,24 @@ def score_scaled(
         return score, maps
 
 
+def maps_within(
+    image: npt.NDArray[Any], target: ScaledTarget, score: RestorationScore, window: tuple[slice, slice]
+) -> RestorationMaps:
+    """Return the maps of a window of an image (Y, X) whose score is known, at the cost of the window alone."""
+    padded = tuple(
+        slice(max(0, part.start - SSIM_BORDER), min(length, part.stop + SSIM_BORDER))
+        for part, length in zip(window, image.shape, strict=True)
+    )
+    core = tuple(
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(window, padded, strict=True)
+    )
+    fit = AffineFit(score.scale, score.offset, score.pearson)
+    fitted = np.clip(_of_target(image[padded].astype(np.float64), fit, (0.0, score.offset)), 0, 1)
+    clipped = np.clip(ScaledTarget(target.pixels[padded], target.low, target.high).rows(slice(None)), 0, 1)
+    similarity, residual = ssim_map(fitted, clipped), np.abs(clipped - fitted).astype(np.float32)
+    return RestorationMaps(similarity[core], residual[core])
+
+
 def score_stack(
     image: npt.NDArray[Any],
     target: npt.NDArray[Any],
