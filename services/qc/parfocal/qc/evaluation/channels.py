@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from parfocal.qc.evaluation.inputs import Inputs, Item, channels_first
+from parfocal.qc.evaluation.inputs import Inputs, Item, channels_first, scratch_of
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
+from parfocal.runtime.images.files import Image, inspect_image, open_image, write_image
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.jobs.context import JobContext
 
 _COLOURS: Final = ("red", "green", "blue")
@@ -44,10 +45,11 @@ def split_channels(context: JobContext, inputs: Inputs[Item]) -> Inputs[Item]:
         shape = tuple(length for axis, length in zip(header.axes, header.shape, strict=True) if axis in axes)
         stem = item.label.rpartition("/")[2]
         folder = context.scratch / "channels" / item.role / stem
-        targets = _split(item.target, axes, folder / "targets", len(names))
+        scratch = scratch_of(context)
+        targets = _split(item.target, axes, folder / "targets", len(names), scratch)
         problem = ""
         try:
-            predictions = _split(item.prediction, axes, folder / "predictions", len(names))
+            predictions = _split(item.prediction, axes, folder / "predictions", len(names), scratch)
         except InvalidInputError as error:
             problem, predictions = error.message, [item.prediction] * len(names)
         for index, name in enumerate(names):
@@ -68,9 +70,9 @@ def split_channels(context: JobContext, inputs: Inputs[Item]) -> Inputs[Item]:
     return replace(inputs, items=items, channels=channels)
 
 
-def _split(path: Path, axes: str, folder: Path, count: int) -> list[Path]:
+def _split(path: Path, axes: str, folder: Path, count: int, scratch: Scratch) -> list[Path]:
     """Write the first channels of an image as images of their own; raise InvalidInputError where it has fewer."""
-    image = read_image(path)
+    image = open_image(path, scratch)
     pixels = channels_first(image)
     if pixels.ndim != len(axes) + 1 or len(pixels) < count:
         raise InvalidInputError(

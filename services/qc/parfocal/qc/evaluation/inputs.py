@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from parfocal.runtime.datasets.labels import label_problem
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, read_image
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, open_image
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -403,17 +404,22 @@ def _voxel(image: ImageEntry) -> tuple[float, ...] | None:
     return tuple(known) if known and len(known) == len(letters) else None
 
 
-def read_label_target(item: Item) -> Image:
-    """Read a target that shows objects or foreground; raise InvalidInputError if it holds grey values."""
-    target = read_image(item.target, labels=True)
+def scratch_of(context: JobContext) -> Scratch:
+    """Return where the images of an evaluation lie that are too large for the memory, and what is made of them."""
+    return Scratch(context.scratch / "arrays")
+
+
+def read_label_target(item: Item, scratch: Scratch = IN_MEMORY) -> Image:
+    """Open a target that shows objects or foreground; raise InvalidInputError if it holds grey values."""
+    target = open_image(item.target, scratch, labels=True)
     if problem := label_problem(target.pixels):
         raise InvalidInputError(f"{item.label} (target) {problem}. Name a dataset of label images.")
     return target
 
 
-def read_source(path: Path) -> NDArray[Any]:
-    """Return the pixels of an image, the axis of its channels or colours in front."""
-    return channels_first(read_image(path))
+def read_source(path: Path, scratch: Scratch = IN_MEMORY) -> NDArray[Any]:
+    """Return the pixels of an image, the axis of its channels or colours in front; large ones lie in `scratch`."""
+    return channels_first(open_image(path, scratch))
 
 
 def channels_first(image: Image) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from parfocal.qc.evaluation.inputs import ImageToScore
 from parfocal.qc.metrics.parallel import workers_for
@@ -13,15 +14,38 @@ from parfocal.runtime.jobs.memory import available_memory
 _GIB = 2**30
 
 
-def workers_that_fit(items: Sequence[ImageToScore], pixel_bytes: int) -> int:
+@dataclass(frozen=True)
+class Held:
+    """What is in memory at a time of an image that is gone through in parts, as measured.
+
+    Attributes
+    ----------
+    pixels
+        From how many pixels on an image takes no more memory.
+    planes
+        Planes of a stack that are needed together, however large they are.
+    """
+
+    pixels: int
+    planes: int
+
+    def of(self, shape: Sequence[int]) -> int:
+        """Return how many pixels of an image are in memory at a time."""
+        together = self.planes * math.prod(shape[-2:]) if len(shape) > 2 else 0
+        return min(math.prod(shape), max(self.pixels, together))
+
+
+def workers_that_fit(items: Sequence[ImageToScore], pixel_bytes: int, held: Held | None = None) -> int:
     """Return how many images are scored at once.
 
     Parameters
     ----------
     items
-        What is to be scored; images are held whole meanwhile, because spectra, distances and filters need all of them.
+        What is to be scored.
     pixel_bytes
         Memory for each pixel of an image in bytes; 0 if unknown, which checks nothing.
+    held
+        What of an image is in memory at a time; None: all of it, because spectra, distances or filters need it.
 
     Raises
     ------
@@ -32,8 +56,12 @@ def workers_that_fit(items: Sequence[ImageToScore], pixel_bytes: int) -> int:
     free = available_memory()
     if not items or free is None or not pixel_bytes:
         return workers
-    largest = max(items, key=lambda item: math.prod(item.shape))
-    needed = pixel_bytes * math.prod(largest.shape)
+
+    def pixels(item: ImageToScore) -> int:
+        return math.prod(item.shape) if held is None else held.of(item.shape)
+
+    largest = max(items, key=pixels)
+    needed = pixel_bytes * pixels(largest)
     if needed > free:
         size = " x ".join(map(str, largest.shape))
         side = math.isqrt(free // pixel_bytes // 100) * 10

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from parfocal import v1
 from parfocal.qc.evaluation.advice import UNSEEN, next_steps
-from parfocal.qc.evaluation.inputs import Inputs, ItemT
+from parfocal.qc.evaluation.inputs import Inputs, ItemT, scratch_of
 from parfocal.qc.evaluation.publish import evaluation_published_before, publish_evaluation
-from parfocal.qc.evaluation.room import workers_that_fit
+from parfocal.qc.evaluation.room import Held, workers_that_fit
 from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.evaluation.score_each import score_each
 from parfocal.qc.evaluation.statistics import INTERVAL, image_scores, summarise_scores
@@ -113,9 +113,12 @@ class Judge(ABC, Generic[ParametersT, ItemT, ScoredT]):
     """Definitions of the numbers, to be printed beside them."""
     pixel_bytes: ClassVar[int] = 0
     """Bytes of memory that an image takes for each of its pixels while it is scored, as measured; 0 if unknown."""
+    held: ClassVar[Held | None] = None
+    """What of an image is in memory at a time; None where it is all of it."""
 
     def __init__(self, context: JobContext, parameters: ParametersT, folder: Path) -> None:
         self.context, self.parameters, self.folder = context, parameters, folder
+        self.scratch = scratch_of(context)
 
     @abstractmethod
     def inputs(self) -> Inputs[ItemT]:
@@ -220,7 +223,7 @@ def run_evaluation(
     folder = empty_folder(context.scratch / "evaluation")
     judge = judge_class(context, context.parameters, folder)
     inputs = judge.inputs()
-    workers = workers_that_fit(inputs.items, judge.pixel_bytes)
+    workers = workers_that_fit(inputs.items, judge.pixel_bytes, judge.held)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     judge.prepare(inputs)
     unscorable: dict[str, str] = {}

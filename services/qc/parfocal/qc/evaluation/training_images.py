@@ -18,10 +18,13 @@ from parfocal.qc.evaluation.inputs import (
     annotated_images,
     fetch_annotated,
     read_source,
+    scratch_of,
 )
+from parfocal.qc.metrics.bands import LARGE_PIXELS, SAMPLED, is_large, sample_windows
 from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.runtime.errors import InvalidInputError, NotFoundError
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import open_image
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.store import Location
@@ -46,13 +49,19 @@ def training_annotations(context: JobContext, inputs: Inputs[AnnotatedItem], mos
 
 
 def unpaired_images(context: JobContext, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
-    """Yield the training images of a role where these are no pairs, else none."""
+    """Yield the training images of a role where these are no pairs, else none; large ones as in `training_pairs`."""
     place, dataset = training_dataset(context, inputs)
     role, channel = inputs.channels.get(role, (role, None))
     entries = {entry.name: entry for entry in dataset.files}
     for image in dataset.select("train", role) if "train" in dataset.unpaired else ():
-        pixels = read_source(context.cache.fetch(context.store, place, entries[image.file]))
-        yield pixels if channel is None else pixels[channel]
+        pixels = read_source(context.cache.fetch(context.store, place, entries[image.file]), scratch_of(context))
+        pixels = pixels if channel is None else pixels[channel]
+        shape = pixels.shape[-len(inputs.items[0].shape) :]
+        warn_of_samples(context, shape)
+        for window in sample_windows(shape):
+            part: tuple[Any, ...] = ..., *window
+            yield pixels[part]
+            release(pixels)
 
 
 def trained_on_pairs(context: JobContext, inputs: Inputs[Item], role: str) -> bool:
@@ -67,7 +76,8 @@ def training_pairs(
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Yield the pairs a baseline may be chosen on, never test images: the model's validation or all its images.
 
-    Where the training images are no pairs, or have no targets, there are none.
+    Where the training images are no pairs, or have no targets, there are none. Of a large image, its `sample_windows`
+    are given one after the other.
     """
     place, dataset = training_dataset(context, inputs)
     source_role = inputs.source_role
@@ -85,12 +95,26 @@ def training_pairs(
         for each in (source_role, role):
             if (each, stem) not in files:
                 raise NotFoundError(f"The training image {stem!r} is missing in {place} as {each}.")
-            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]))
+            pixels = read_source(context.cache.fetch(context.store, place, files[each, stem]), scratch_of(context))
             window: tuple[Any, ...] = (...,)
             if start is not None:  # the last axes: channels of a source come first
                 window = ..., *(slice(*bounds) for bounds in zip(start, stop, strict=True))
             pair.append(pixels[window])
-        yield pair[0], pair[1] if channel is None else pair[1][channel]
+        source, target = pair[0], pair[1] if channel is None else pair[1][channel]
+        warn_of_samples(context, target.shape)
+        for part in sample_windows(target.shape):
+            yield source[(..., *part)], target[part]
+            release(source)
+            release(target)
+
+
+def warn_of_samples(context: JobContext, shape: tuple[int, ...]) -> None:
+    """Tell people, once, that a baseline is chosen on windows of a large image."""
+    if is_large(shape):
+        context.warn(
+            f"Of images of more than {LARGE_PIXELS / 1e6:.0f} million pixels, the baseline was chosen on {SAMPLED}. "
+            "Each counts as an image."
+        )
 
 
 def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -> None:
@@ -106,7 +130,8 @@ def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -
     first = next(training_pairs(context, inputs, role, validation=False), None)
     if first is None or kind_of_target(_middle_plane(first[1])) != "image":
         return
-    if all(kind_of_target(_middle_plane(read_image(item.target).pixels)) == "labels" for item in items):
+    targets = (open_image(item.target, scratch_of(context)).pixels for item in items)
+    if all(kind_of_target(_middle_plane(target)) == "labels" for target in targets):
         raise InvalidInputError(
             f"The targets of {context.job.evaluation.dataset_uri} are label images, but the model was trained to "
             "predict grey values. Judge it with a dataset whose targets are images."
@@ -114,5 +139,7 @@ def require_grey_targets(context: JobContext, inputs: Inputs[Item], role: str) -
 
 
 def _middle_plane(image: NDArray[Any]) -> NDArray[Any]:
+    """Return the middle plane of a stack; of a large one the window that is next to its middle."""
     planes: NDArray[Any] = image.reshape(-1, *image.shape[-2:])
-    return np.asarray(planes[len(planes) // 2])
+    windows = sample_windows(planes.shape[1:])
+    return np.array(planes[len(planes) // 2][windows[len(windows) // 2]])

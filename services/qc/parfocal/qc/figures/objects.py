@@ -12,6 +12,7 @@ from skimage.segmentation import find_boundaries
 
 from parfocal.qc.metrics.objects.instances import InstanceScore, Matches
 from parfocal.qc.metrics.objects.outcomes import Outcome, outcome_layers
+from parfocal.runtime.images.scratch import release
 
 # Of Okabe and Ito's palette, which can be told apart with any colour vision.
 COLOURS: Final[dict[Outcome, tuple[float, float, float]]] = {
@@ -70,9 +71,14 @@ def plane_shown(target: npt.NDArray[Any], prediction: npt.NDArray[Any], matches:
     """Return which plane of a volume to show: that with the most pixels of mistakes, else of objects."""
     if target.ndim == 2:
         return None
-    wrong = np.isin(target, matches.false_negatives) | np.isin(prediction, matches.false_positives)
-    counted = (wrong if wrong.any() else target > 0).sum(axis=(1, 2))
-    return int(np.argmax(counted))
+    counts = []
+    for mine, theirs in zip(target, prediction, strict=True):
+        wrong = np.isin(mine, matches.false_negatives) | np.isin(theirs, matches.false_positives)
+        counts.append((int(np.count_nonzero(wrong)), int(np.count_nonzero(mine > 0))))
+        release(target)
+        release(prediction)
+    mistakes, objects = np.transpose(counts)
+    return int(np.argmax(mistakes if mistakes.any() else objects))
 
 
 def part_shown(
@@ -89,11 +95,15 @@ def part_shown(
     plane
         Along Z; None for images.
     """
+    at: tuple[int, ...] = () if plane is None else (plane,)
+    shown = [image[at] for image in labels]
+    window = window_shown(shown[0].shape)
     if source.ndim > labels[0].ndim and source.shape[-1] not in (3, 4):
-        source = source.mean(axis=0)
-    shown = [source, *labels] if plane is None else [image[plane] for image in (source, *labels)]
-    window = window_shown(shown[1].shape)
-    return [image[window] for image in shown]
+        part: tuple[Any, ...] = (slice(None), *at, *window)
+        cut = source[part].mean(axis=0)
+    else:
+        cut = source[at][window]
+    return [np.asarray(cut), *(np.asarray(image[window]) for image in shown)]
 
 
 def window_shown(shape: Sequence[int]) -> tuple[slice, ...]:

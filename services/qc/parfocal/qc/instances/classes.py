@@ -17,7 +17,8 @@ from parfocal.qc.evaluation.words import count
 from parfocal.qc.metrics.objects.classes import NO_CLASS, ClassCounts, classes_of_objects, count_classes
 from parfocal.qc.metrics.objects.instances import Matches
 from parfocal.runtime.datasets.classes import CLASS_ROLE
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import open_image
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import FileEntry
 
@@ -76,7 +77,9 @@ def with_class_images(context: JobContext, inputs: Inputs[Item]) -> Inputs[Item]
     return replace(inputs, items=items)
 
 
-def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], matches: Matches) -> ObjectClasses | None:
+def score_classes(
+    item: Item, target: NDArray[Any], prediction: NDArray[Any], matches: Matches, scratch: Scratch = IN_MEMORY
+) -> ObjectClasses | None:
     """Return the classes of the objects of two label images, and what became of them; None without class images.
 
     Raises
@@ -89,10 +92,12 @@ def score_classes(item: Item, target: NDArray[Any], prediction: NDArray[Any], ma
     if item.target_classes is None or item.predicted_classes is None:
         return None
     name = f"{item.label} ({CLASS_ROLE} of the dataset)"
-    drawn = classes_of_objects(target, read_image(item.target_classes, labels=True).pixels, name=name)
+    drawn = classes_of_objects(target, open_image(item.target_classes, scratch, labels=True).pixels, name=name)
     with of_prediction(item.label):
         name = f"{item.label} ({CLASS_ROLE} of the prediction)"
-        given = classes_of_objects(prediction, read_image(item.predicted_classes, labels=True).pixels, name=name)
+        given = classes_of_objects(
+            prediction, open_image(item.predicted_classes, scratch, labels=True).pixels, name=name
+        )
     return ObjectClasses(drawn, given, count_classes(matches, drawn, given))
 
 

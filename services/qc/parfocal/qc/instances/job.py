@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
@@ -53,7 +55,7 @@ from parfocal.qc.metrics.baselines.otsu import choose_otsu
 from parfocal.qc.metrics.objects.classes import ClassCounts
 from parfocal.qc.metrics.objects.instances import Counts, InstanceScore, Matches, f1_parts, score_instances
 from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
-from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, open_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, PairedDifference
@@ -90,6 +92,7 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
     counted = COUNTED
     headline = ("mean_accuracy",)
     pixel_bytes = 40
+    held = Held(pixels=2**24, planes=10)
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:
@@ -108,21 +111,21 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
     def score(self, item: Item) -> ScoredObjects:
         """Match the objects of one image, and write its error map and its overlay."""
         level = self.parameters.iou
-        source, labelled = read_image(item.source).pixels, read_label_target(item)
+        source, labelled = open_image(item.source, self.scratch).pixels, read_label_target(item, self.scratch)
         target = labelled.pixels
         match = partial(score_instances, target, name=item.label, levels=[level])
         # The baseline first: what is wrong with the target shows there.
-        baseline = self._otsu.apply(source, target.ndim)
+        baseline = self._otsu.apply(source, target.ndim, self.scratch)
         scores = {"baseline": match(baseline)}
         with of_prediction(item.label):
-            prediction = read_image(item.prediction, labels=True).pixels
+            prediction = self._labels(item.prediction)
             scores["prediction"] = match(prediction)
         matches = {kind: score.overlap.match(level) for kind, score in scores.items()}
         values, theirs = (
             image_values(scores[kind], level) | distance_values(target, image, matches[kind], labelled.pixel_size)
             for kind, image in (("prediction", prediction), ("baseline", baseline))
         )
-        classes = score_classes(item, target, prediction, matches["prediction"])
+        classes = score_classes(item, target, prediction, matches["prediction"], self.scratch)
         if classes is not None:
             values |= class_values(classes.counts)
         rows = (ScoreRow(item.label, "baseline", theirs), ScoreRow(item.label, "prediction", values))
@@ -203,8 +206,8 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         write_sizes_csv(self.folder / "sizes.csv", size_classes([each.sizes for each in part.scored]))
         worst = part.of(part.worst.image)
         figure = instance_figure(
-            read_image(worst.item.source).pixels,
-            *(read_image(path, labels=True).pixels for path in (worst.item.target, worst.item.prediction)),
+            open_image(worst.item.source, self.scratch).pixels,
+            *(self._labels(path) for path in (worst.item.target, worst.item.prediction)),
             score=worst.scores["prediction"],
             matches=worst.matches["prediction"],
             level=self.parameters.iou,
@@ -225,6 +228,9 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
     def _counts(self, part: Part[ScoredObjects]) -> Counts:
         return _pooled(part)["prediction"][self.parameters.iou]
 
+    def _labels(self, path: Path) -> NDArray[Any]:
+        return open_image(path, self.scratch, labels=True).pixels
+
     def _draw(self, scored: ScoredObjects, source: NDArray[Any], labelled: Image, prediction: NDArray[Any]) -> None:
         """Write error map and overlay of one image, in the thread that has its pixels: figures share no state."""
         score, matches, item = scored.scores["prediction"], scored.matches["prediction"], scored.item
@@ -233,8 +239,8 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
         overlay_path = self.folder / "overlays" / f"{item.label}.png"
         for path in (map_path, overlay_path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        mistakes = error_map(target, prediction, outcome_layers(score, matches))
-        write_image(map_path, Image(mistakes, labelled.axes, labelled.pixel_size))
+        mistakes = error_map(target, prediction, outcome_layers(score, matches), self.scratch)
+        write_image(map_path, Image(mistakes, labelled.axes, labelled.pixel_size), labels=True)
         figure = overlay_figure(source, target, prediction, score, matches, name=item.label, pixel_size=item.pixel_size)
         save_png(figure, overlay_path)
 
@@ -245,8 +251,8 @@ class InstanceJudge(Judge[InstanceParameters, Item, ScoredObjects]):
             shown, key=lambda each: (each[1].counts.known - each[1].counts.right, each[1].counts.known)
         )
         figure = class_figure(
-            read_image(worst.item.source).pixels,
-            read_image(worst.item.prediction, labels=True).pixels,
+            open_image(worst.item.source, self.scratch).pixels,
+            self._labels(worst.item.prediction),
             worst.matches["prediction"],
             classes,
             pooled,

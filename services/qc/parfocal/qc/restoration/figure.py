@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -49,6 +50,14 @@ _KINDS: Final = ("input", "baseline", "prediction")
 _LAST: Final = len(_KINDS)  # column
 
 
+@dataclass(frozen=True)
+class Whole:
+    """Shape of an image (Y, X) of which the centre is shown, and its part that is foreground, None if unknown."""
+
+    shape: tuple[int, ...]
+    foreground: float | None
+
+
 def restoration_figure(
     images: Mapping[str, npt.NDArray[Any]],
     scores: Mapping[str, RestorationScore],
@@ -59,6 +68,7 @@ def restoration_figure(
     baseline: str = "Gaussian filter",
     foreground: npt.NDArray[np.bool_] | None = None,
     inside: Mapping[str, RegionScore] | None = None,
+    whole: Whole | None = None,
 ) -> Figure:
     """Input, baseline, prediction and target, with the SSIM and error maps of all but the target below them.
 
@@ -84,6 +94,8 @@ def restoration_figure(
         Foreground of the target, of the shape of the images.
     inside
         By kind: scores inside the foreground, for the table.
+    whole
+        The image or plane that images and maps are the centre of; None where they are all of it.
 
     Raises
     ------
@@ -146,8 +158,9 @@ def restoration_figure(
     text.set_xlim(0, layout.text_width)
     text.set_ylim(-layout.text_height, 0)
     fraction = None if foreground is None else float(foreground.mean())
+    whole = whole or Whole(target.shape, fraction)
     bottom = _write_table(text, scores, inside or {}, layout.text_width, baseline.split()[0].capitalize())
-    _write_notes(text, bottom - 0.2, target.shape, (height, width), fraction)
+    _write_notes(text, bottom - 0.2, whole.shape, (height, width), whole.foreground)
     return figure
 
 

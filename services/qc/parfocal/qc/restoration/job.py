@@ -6,8 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
+
 from parfocal.qc.evaluation.channels import split_channels
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_source
+from parfocal.qc.evaluation.room import Held
+from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.training_images import (
     require_grey_targets,
@@ -15,19 +19,21 @@ from parfocal.qc.evaluation.training_images import (
     training_dataset,
     training_pairs,
     unpaired_images,
+    warn_of_samples,
 )
-from parfocal.qc.evaluation.verdict import Judgement
-from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.evaluation.verdict import Judgement, listed
+from parfocal.qc.figures.drawing import centre, save_png
+from parfocal.qc.metrics.bands import SAMPLED, is_large, sample_windows
 from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
-from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD, find_foreground, score_regions
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD
+from parfocal.qc.metrics.images.restoration import maps_within, with_range
 from parfocal.qc.restoration.background import background_shift
-from parfocal.qc.restoration.examples import Example, examples_figure
-from parfocal.qc.restoration.figure import restoration_figure
+from parfocal.qc.restoration.examples import EXAMPLE_PIXELS, Example, examples_figure
+from parfocal.qc.restoration.figure import Whole, restoration_figure
 from parfocal.qc.restoration.judge import DEFINITION, baseline_note, judge, summarise
-from parfocal.qc.restoration.metrics import BY_KEY, METRICS, PRIMARY, SHOWN
+from parfocal.qc.restoration.metrics import BY_KEY, METRICS, PRIMARY, SHOWN, region_of, score_of
 from parfocal.qc.restoration.parameters import (
     RestorationParameters,
     RestorationThresholds,
@@ -44,7 +50,7 @@ from parfocal.qc.restoration.scoring import (
     versions,
     windows_each,
 )
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import open_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import (
@@ -69,6 +75,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     shown = SHOWN
     headline = ("psnr", "ssim", "nrmse", "ssim_inside")
     pixel_bytes = 90
+    held = Held(pixels=2**24, planes=3)
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
     definition = DEFINITION
 
@@ -93,7 +100,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         A model that never saw targets is compared with a filter that was chosen without them.
         """
         if not trained_on_pairs(self.context, inputs, role):
-            return choose_blind_gaussian(read_source(item.source) for item in inputs.items if item.role == role)
+            return choose_blind_gaussian(self._sources(inputs, role))
         if inputs.validation_regions:
             try:
                 return best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=True))
@@ -104,6 +111,16 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
                 )
         choice = best_gaussian_sigma(training_pairs(self.context, inputs, role, validation=False))
         return replace(choice, chosen_on="training images")
+
+    def _sources(self, inputs: Inputs[Item], role: str) -> Iterator[NDArray[Any]]:
+        """Yield the inputs of a target, of large ones the windows that stand for them."""
+        for item in inputs.items:
+            if item.role == role:
+                source = read_source(item.source, self.scratch)
+                warn_of_samples(self.context, item.shape)
+                for window in sample_windows(item.shape):
+                    part: tuple[Any, ...] = ..., *window
+                    yield source[part]
 
     def _linear(self, inputs: Inputs[Item], role: str) -> LinearPredictor:
         """Return the linear predictor of a target, which knows as much as the model: pairs, or only images of both."""
@@ -116,7 +133,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     def score(self, item: Item) -> ImageScores:
         """Score one image as input, baseline and prediction."""
         maps = self.folder / "maps" if self.parameters.maps else None
-        return score_item(item, self._baselines[item.role], windows=self._windows, folder=maps)
+        return score_item(item, self._baselines[item.role], windows=self._windows, folder=maps, scratch=self.scratch)
 
     def collect(self, stream: Iterator[ImageScores], items: Sequence[Item]) -> list[ImageScores]:
         """Add MicroSSIM, which is fitted to the whole set and can score an image only when all have been seen."""
@@ -137,8 +154,10 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         return self._baselines[role].describe()
 
     def note(self, part: Part[ImageScores]) -> str:
-        """Say which way is better, and how the baseline was chosen."""
-        return direction_note(BY_KEY[key] for key in SHOWN) + baseline_note(self.baseline(part.role))
+        """Say which way is better, how the baseline was chosen, and what was taken of large images."""
+        sampled = [each.item.label for each in part.scored if is_large(each.item.shape)]
+        resolution = f" The resolution of {listed(sampled)} is that of {SAMPLED}." if sampled else ""
+        return direction_note(BY_KEY[key] for key in SHOWN) + baseline_note(self.baseline(part.role)) + resolution
 
     def comparisons(self, part: Part[ImageScores]) -> Sequence[PairedDifference]:
         """Return the prediction against input and baseline, over the whole image."""
@@ -172,43 +191,61 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
         return pictures(self.folder, summary, role)
 
     def _draw(self, scored: ImageScores, which: str, file: str) -> None:
-        item = scored.item
-        target = read_image(item.target).pixels
-        foreground = find_foreground(target)
-        images = dict(versions(item, self._baselines[item.role], target.ndim))
-        mask, name = foreground.mask, f"{which}{item.label}"
+        item, name = scored.item, f"{which}{scored.item.label}"
+        target = open_image(item.target, self.scratch).pixels
+        images = dict(versions(item, self._baselines[item.role], target.ndim, self.scratch))
+        index = None
         if target.ndim == 3:
             index = _planes(scored)[0]
             name += f", plane {index}"
-            target, mask, images = target[index], mask[index], {kind: image[index] for kind, image in images.items()}
-        scaled = scale_target(target)
-        found = {str(kind): score_scaled(image, scaled) for kind, image in images.items()}
+            target, images = target[index], {kind: image[index] for kind, image in images.items()}
+        scores, inside = {}, {}
+        for kind in images:
+            row = _row_of(scored, kind, index)
+            scores[str(kind)], inside[str(kind)] = score_of(row), region_of(row)
+            fraction = row.values["foreground_fraction"]
+        window, ranged = centre(*target.shape), with_range(target)
         figure = restoration_figure(
-            {**images, "target": target},
-            {kind: score for kind, (score, _) in found.items()},
-            {kind: maps for kind, (_, maps) in found.items()},
+            {kind: image[window] for kind, image in {**images, "target": target}.items()},
+            scores,
+            {str(kind): maps_within(image, ranged, scores[kind], window) for kind, image in images.items()},
             name=name,
             pixel_size=item.pixel_size,
             baseline=str(self.baseline(item.role)["name"]),
-            foreground=mask,
-            inside={kind: score_regions(found[kind][1], image, target, mask)[0] for kind, image in images.items()},
+            foreground=target[window] >= scored.threshold,
+            inside=inside,
+            whole=Whole(target.shape, fraction),
         )
         save_png(figure, self.folder / file)
 
     def _example(self, why: str, scored: ImageScores) -> Example:
         item = scored.item
-        target, prediction = read_image(item.target).pixels, read_image(item.prediction).pixels
-        source = shown_input(read_source(item.source), target.ndim)
+        target, prediction = (open_image(path, self.scratch).pixels for path in (item.target, item.prediction))
+        source = shown_input(read_source(item.source, self.scratch), target.ndim)
         heading = f"{why.capitalize()} image by {BY_KEY[PRIMARY].title}: {item.label}"
+        index = None
         if target.ndim == 3:
             planes = _planes(scored)
             index = planes[(len(planes) - 1) // 2]
             heading += f", its median plane {index}"
             source, target, prediction = source[index], target[index], prediction[index]
-        scaled = scale_target(target)
-        score, maps = score_scaled(prediction, scaled)
-        input_score, _ = score_scaled(source, scaled)
-        return Example(heading, source, prediction, target, maps.rse, input_score, score, item.pixel_size)
+        window = centre(*target.shape, largest=EXAMPLE_PIXELS)
+        score = score_of(_row_of(scored, "prediction", index))
+        return Example(
+            heading,
+            source[window],
+            prediction[window],
+            target[window],
+            maps_within(prediction, with_range(target), score, window).rse,
+            score_of(_row_of(scored, "input", index)),
+            score,
+            item.pixel_size,
+        )
+
+
+def _row_of(scored: ImageScores, kind: Kind, plane: int | None) -> ScoreRow:
+    """Return the row of one version of an image, or of a plane of a stack."""
+    return next(row for row in scored.rows if row.kind == kind and row.slice == plane)
 
 
 def _planes(scored: ImageScores) -> list[int]:

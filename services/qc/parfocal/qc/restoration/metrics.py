@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from parfocal.qc.evaluation.rows import ScoreRow
+from parfocal.qc.metrics.images.foreground import RegionScore
 from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.runtime.store.evaluations import Kind, Metric
 
@@ -97,3 +98,13 @@ def score_row(
     """Return the row of one image, or of one plane of a stack; `more` are metrics that are no fields of the score."""
     values = {name: float(getattr(score, name)) for name in _FIELDS}
     return ScoreRow(image, kind, values | dict(more or {}), plane, score.failed)
+
+
+def score_of(row: ScoreRow) -> RestorationScore:
+    """Return the score that a row was made of."""
+    return RestorationScore(**{name: row.values[name] for name in _FIELDS}, failed=row.failed)
+
+
+def region_of(row: ScoreRow) -> RegionScore:
+    """Return the scores inside the foreground that a row has."""
+    return RegionScore(**{name: row.values[f"{name}_inside"] for name in RegionScore.__dataclass_fields__})

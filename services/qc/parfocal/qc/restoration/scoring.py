@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import v1
-from parfocal.qc.evaluation.inputs import Item, read_source
+from parfocal.qc.evaluation.inputs import Item, read_source, scratch_of
 from parfocal.qc.evaluation.publish import write_maps
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
 from parfocal.qc.metrics._arrays import Float64
-from parfocal.qc.metrics.images.foreground import Foreground, RegionScore, find_foreground, score_regions
-from parfocal.qc.metrics.images.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_map, sample_for_fit
+from parfocal.qc.metrics.bands import bands
+from parfocal.qc.metrics.images.foreground import Foreground, RegionScore, above, find_foreground, score_regions
+from parfocal.qc.metrics.images.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_means, sample_for_fit
 from parfocal.qc.metrics.images.resolution import (
     SMALLEST_SPECTRUM,
     FourierCorrelation,
@@ -33,9 +34,9 @@ from parfocal.qc.metrics.images.restoration import (
     RestorationMaps,
     RestorationScore,
     has_range,
-    scale_target,
     score_scaled,
     score_stack,
+    with_range,
 )
 from parfocal.qc.metrics.images.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.images.volume import score_volume
@@ -44,8 +45,8 @@ from parfocal.qc.restoration.curves import curve_writer
 from parfocal.qc.restoration.metrics import score_row
 from parfocal.qc.restoration.reliability import SHOWN_LEVELS, write_coverage_csv
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import read_image
-from parfocal.runtime.images.ssim import mean_ssim, mean_ssim_by_part
+from parfocal.runtime.images.files import open_image
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.evaluations import Kind
 
@@ -58,8 +59,8 @@ _FEWEST_WINDOWS: Final = 16
 class Baseline(Protocol):
     """Baseline of a prediction, besides its input."""
 
-    def apply(self, source: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the baseline's image of a source."""
+    def apply(self, source: NDArray[Any], scratch: Scratch) -> NDArray[np.float32]:
+        """Return the baseline's image of a source, which lies in `scratch`."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def collect_scores(
     done = v1.Progress(stage="scoring", step=len(kept), steps=len(kept), fraction=1.0)
     context.report_progress(done, message="MicroSSIM", at_once=True)
     fits = {key: fit_micro_ssim(values) for key, values in samples.items()}
-    of_image = partial(_with_micro_ssim, baselines=baselines, fits=fits)
+    of_image = partial(_with_micro_ssim, baselines=baselines, fits=fits, scratch=scratch_of(context))
     result = []
     for completed in map_bounded(of_image, kept, workers_for(shapes)):
         context.check_cancelled()
@@ -133,7 +134,9 @@ def collect_scores(
     return result
 
 
-def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | None = None) -> ImageScores:
+def score_item(
+    item: Item, baseline: Baseline, *, windows: int, folder: Path | None = None, scratch: Scratch = IN_MEMORY
+) -> ImageScores:
     """Score one image or stack in its three versions.
 
     Parameters
@@ -142,8 +145,10 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
         Number of windows to sample for the fit of MicroSSIM.
     folder
         Folder to write the maps to; None to write none.
+    scratch
+        Where the images lie that are too large for the memory, and what is made of them.
     """
-    target_image = read_image(item.target)
+    target_image = open_image(item.target, scratch)
     pixels = target_image.pixels
     planes = pixels if pixels.ndim == 3 else pixels[np.newaxis]
     if not any(has_range(plane, name=item.label) for plane in planes):
@@ -151,7 +156,7 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
         raise LeftOutError(f"{item.label} was not judged: {why}, so that it cannot be compared with.", why)
     target = _Target(
         pixels,
-        find_foreground(pixels, name=item.label),
+        find_foreground(pixels, name=item.label, scratch=scratch),
         spectrum(pixels, name=item.label) if min(pixels.shape[-2:]) >= SMALLEST_SPECTRUM else None,
     )
     rows: list[ScoreRow] = []
@@ -159,9 +164,9 @@ def score_item(item: Item, baseline: Baseline, *, windows: int, folder: Path | N
     samples: dict[Kind, tuple[MicroSample, ...]] = {}
     covered: Float64 | None = None
     # The input first: what is wrong with the target shows there, and is not taken for a fault of the prediction.
-    for kind, image in versions(item, baseline, pixels.ndim):
+    for kind, image in versions(item, baseline, pixels.ndim, scratch):
         with of_prediction(item.label, kind):
-            version = _score_version(item, kind, image, target, windows)
+            version = _score_version(item, kind, image, target, windows, scratch)
         rows.extend(version.rows)
         samples[kind] = version.samples
         covered = version.coverage
@@ -192,16 +197,18 @@ class _Version:
     coverage: Float64 | None
 
 
-def _score_version(item: Item, kind: Kind, image: NDArray[Any], target: _Target, windows: int) -> _Version:
+def _score_version(
+    item: Item, kind: Kind, image: NDArray[Any], target: _Target, windows: int, scratch: Scratch
+) -> _Version:
     name, foreground = f"{item.label} ({kind})", target.foreground
-    scores, maps = score_planes(image, target.pixels, name, foreground.mask)
+    scores, maps = score_planes(image, target.pixels, name, foreground.mask, scratch)
     whole = _of_whole(image, target.pixels, foreground.mask, name)
     curve = None
     if target.spectrum is not None:
         curve = correlate_spectra(spectrum(image, name=name), target.spectrum, pixel_size=item.voxel_um)
         whole |= _resolution(curve, item)
     planes = _planes(image, target.pixels, scores, foreground.mask)
-    widths = _uncertainty(item, kind, target.pixels.shape)
+    widths = _uncertainty(item, kind, target.pixels.shape, scratch)
     rows: list[ScoreRow] = []
     covered: list[Float64] = []
     for index, (score, plane, target_plane, mask) in enumerate(planes):
@@ -225,26 +232,26 @@ def _score_version(item: Item, kind: Kind, image: NDArray[Any], target: _Target,
     return _Version(tuple(rows), maps, samples, curve, np.mean(covered, axis=0) if covered else None)
 
 
-def _uncertainty(item: Item, kind: Kind, shape: tuple[int, ...]) -> NDArray[Any] | None:
+def _uncertainty(item: Item, kind: Kind, shape: tuple[int, ...], scratch: Scratch) -> NDArray[Any] | None:
     """Return the planes of the uncertainty, where the prediction came with one."""
     if kind != "prediction" or item.uncertainty is None:
         return None
-    widths = read_image(item.uncertainty).pixels
+    widths = open_image(item.uncertainty, scratch).pixels
     if widths.shape != shape:
         raise InvalidInputError(f"{item.label}: the uncertainty has shape {widths.shape} and the target {shape}.")
     return widths if len(shape) == 3 else widths[np.newaxis]
 
 
-def versions(item: Item, baseline: Baseline, dimensions: int) -> Iterator[tuple[Kind, NDArray[Any]]]:
+def versions(item: Item, baseline: Baseline, dimensions: int, scratch: Scratch) -> Iterator[tuple[Kind, NDArray[Any]]]:
     """Yield what is scored of an image, one after the other: input, baseline and prediction."""
-    source = read_source(item.source)
+    source = read_source(item.source, scratch)
     yield "input", shown_input(source, dimensions)
-    yield "baseline", baseline.apply(source)
+    yield "baseline", baseline.apply(source, scratch)
     del source
     with of_prediction(item.label):
         if item.problem:
             raise InvalidInputError(item.problem)
-        prediction = read_image(item.prediction).pixels
+        prediction = open_image(item.prediction, scratch).pixels
     yield "prediction", prediction
 
 
@@ -254,12 +261,13 @@ def shown_input(source: NDArray[Any], dimensions: int) -> NDArray[Any]:
 
 
 def score_planes(
-    image: NDArray[Any], target: NDArray[Any], name: str, foreground: NDArray[np.bool_]
+    image: NDArray[Any], target: NDArray[Any], name: str, foreground: NDArray[np.bool_], scratch: Scratch
 ) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
     """Score an image, or each plane of a stack; None for planes without a score."""
     if target.ndim == 3:
-        return score_stack(image, target, foreground=foreground, name=name)
-    score, maps = score_scaled(image, scale_target(target, name=name), foreground=foreground, name=name)
+        return score_stack(image, target, foreground=foreground, name=name, scratch=scratch)
+    ranged = with_range(target, name=name)
+    score, maps = score_scaled(image, ranged, foreground=foreground, name=name, scratch=scratch)
     return (score,), maps
 
 
@@ -277,7 +285,7 @@ def regions(
 ) -> dict[str, float]:
     """Return the scores of one plane inside and outside the foreground, by their keys."""
     values = {
-        "foreground_fraction": float(np.count_nonzero(mask)) / mask.size,
+        "foreground_fraction": sum(int(np.count_nonzero(mask[band.rows])) for band in bands(mask.shape)) / mask.size,
         "foreground_threshold": foreground.threshold,
     }
     return values | _by_part("", *score_regions(maps, image, target, mask))
@@ -320,15 +328,19 @@ def _resolution(curve: FourierCorrelation, item: Item) -> dict[str, float]:
 
 
 def _with_micro_ssim(
-    scored: ImageScores, *, baselines: Mapping[str, Baseline], fits: Mapping[tuple[str, Kind], MicroFit]
+    scored: ImageScores,
+    *,
+    baselines: Mapping[str, Baseline],
+    fits: Mapping[tuple[str, Kind], MicroFit],
+    scratch: Scratch,
 ) -> ImageScores:
     """Return one image with MicroSSIM in its rows."""
     item = scored.item
-    target = read_image(item.target).pixels
-    mask = target >= scored.threshold
+    target = open_image(item.target, scratch).pixels
+    mask = above(target, scored.threshold, scratch)
     rows = [
         _micro_row(row, image, target, mask, fits[item.role, kind])
-        for kind, image in versions(item, baselines[item.role], target.ndim)
+        for kind, image in versions(item, baselines[item.role], target.ndim, scratch)
         for row in scored.rows
         if row.kind == kind
     ]
@@ -340,7 +352,7 @@ def _micro_row(
 ) -> ScoreRow:
     if row.slice is not None:
         image, target, mask = image[row.slice], target[row.slice], mask[row.slice]
-    values = micro_ssim_map(image, target, fit, name=row.image)
-    inside, outside = mean_ssim_by_part(values, mask)
-    more = {"micro_ssim": mean_ssim(values), "micro_ssim_inside": inside, "micro_ssim_outside": outside}
+    means = micro_ssim_means(image, target, fit, mask, name=row.image)
+    inside, outside = means.by_part
+    more = {"micro_ssim": means.whole, "micro_ssim_inside": inside, "micro_ssim_outside": outside}
     return replace(row, values={**row.values, **more})

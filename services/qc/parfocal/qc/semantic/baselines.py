@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item
 from parfocal.qc.evaluation.training_images import training_dataset, training_pairs
+from parfocal.qc.metrics.bands import by_blocks
 from parfocal.qc.metrics.baselines.otsu import OtsuBaseline, choose_otsu
 from parfocal.qc.metrics.baselines.pixels import PixelClassifier, fit_pixel_classifier
 from parfocal.qc.metrics.objects.semantic import iou_parts
 from parfocal.qc.semantic.scheme import Scheme
 from parfocal.runtime.datasets.classes import UNANNOTATED
+from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.jobs.context import JobContext
 
 # Enough to choose one of six thresholds, and to fit a classifier of few numbers.
@@ -40,14 +42,16 @@ class Baselines:
         """Name within a sentence."""
         return _TITLES[self.best]
 
-    def apply(self, source: NDArray[Any], dimensions: int) -> dict[str, NDArray[np.int8]]:
-        """Return the index of each pixel's class by each baseline; channels of a source come first."""
-        return {
-            name: (each.apply(source, dimensions) > 0).astype(np.int8)
-            if isinstance(each, OtsuBaseline)
-            else each.apply(source, dimensions)
-            for name, each in self.by_name.items()
-        }
+    def apply(self, source: NDArray[Any], dimensions: int, scratch: Scratch) -> dict[str, NDArray[np.int8]]:
+        """Return the index of each pixel's class by each baseline, in `scratch`; channels of a source come first."""
+
+        def classes(each: OtsuBaseline | PixelClassifier) -> NDArray[np.int8]:
+            if isinstance(each, PixelClassifier):
+                return each.apply(source, dimensions, scratch)
+            objects = each.apply(source, dimensions, scratch)
+            return by_blocks(lambda labels: labels > 0, [objects], np.int8, scratch)
+
+        return {name: classes(each) for name, each in self.by_name.items()}
 
     def describe(self) -> dict[str, Any]:
         """Return what is compared with and how it was chosen, as plain JSON types."""

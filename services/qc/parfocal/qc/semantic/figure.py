@@ -63,7 +63,7 @@ def semantic_figure(
     """
     plane = None
     if mistakes.ndim == 3:
-        plane = int(np.argmax((mistakes > ERROR_CODES["true positive"]).sum(axis=(1, 2))))
+        plane = int(np.argmax([np.count_nonzero(each > ERROR_CODES["true positive"]) for each in mistakes]))
     source, mistakes = part_shown(source, [mistakes], plane)
     panels = 2 if curve is None and confusion is None else 3
     side = 4.0

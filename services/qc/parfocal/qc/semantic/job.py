@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item, read_inputs, read_label_target, read_source
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
 from parfocal.qc.evaluation.statistics import compare
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.bands import by_blocks
 from parfocal.qc.metrics.objects.agreement import bland_altman
 from parfocal.qc.metrics.objects.confusion import Matrix, confusion_matrix, mean_over_classes, pixel_accuracy
 from parfocal.qc.metrics.objects.semantic import Areas, boundary_f
@@ -36,7 +38,7 @@ from parfocal.qc.semantic.metrics import METRICS, SHOWN
 from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.qc.semantic.report import class_rows, class_tables, write_class_tables
 from parfocal.qc.semantic.scheme import choose_scheme
-from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.images.files import Image, open_image, write_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.report.content import Block
 from parfocal.runtime.store.evaluations import EvaluationSummary, Kind, PairedDifference
@@ -68,6 +70,7 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
     shown = SHOWN
     headline = ("iou", "dice", "boundary_f1")
     pixel_bytes = 50
+    held = Held(pixels=2**24, planes=20)
     definition = DEFINITION
 
     def inputs(self) -> Inputs[Item]:
@@ -83,13 +86,11 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
 
     def score(self, item: Item) -> ScoredClasses:
         """Score the classes of one image, and write its error map."""
-        labelled = read_label_target(item)
-        target = self._scheme.target(labelled.pixels, name=f"{item.label} (target)")
+        labelled = read_label_target(item, self.scratch)
+        target = self._scheme.target(labelled.pixels, name=f"{item.label} (target)", scratch=self.scratch)
         with of_prediction(item.label):
-            predicted, curve = predicted_classes(
-                item.label, target, read_prediction(item), self._threshold, self._scheme
-            )
-        others = self._baselines.apply(read_source(item.source), target.ndim)
+            predicted, curve = self._predicted(item, target)
+        others = self._baselines.apply(read_source(item.source, self.scratch), target.ndim, self.scratch)
         images: dict[Kind, NDArray[np.int8]] = {"baseline": others[self._baselines.best], "prediction": predicted}
         pixels = {kind: confusion_matrix(target, each, self._scheme.count) for kind, each in (images | others).items()}
         rows = tuple(
@@ -98,17 +99,20 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
         if self.parameters.maps:
             path = self.folder / "maps" / f"{item.label}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, Image(error_map(target, predicted), labelled.axes, labelled.pixel_size))
+            mistakes = error_map(target, predicted, self.scratch)
+            write_image(path, Image(mistakes, labelled.axes, labelled.pixel_size), labels=True)
         return ScoredClasses(item, rows, pixels, curve)
 
     def _values(self, target: NDArray[np.int8], found: NDArray[np.int8], pixels: Matrix) -> dict[str, float]:
-        known = target >= 0
+        def masks(number: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+            mine = by_blocks(lambda truth: truth == number, [target], bool, self.scratch)
+            both = [target, found]
+            return mine, by_blocks(lambda truth, guess: (truth >= 0) & (guess == number), both, bool, self.scratch)
+
         present = [number for number in range(1, self._scheme.count) if pixels[number].any() or pixels[:, number].any()]
-        outlines = [
-            boundary_f(target == number, known & (found == number), self.parameters.boundary_tolerance)
-            for number in present
-        ]
-        regions = compare_regions(target, found, of_background=self.parameters.separated == "background")
+        outlines = [boundary_f(*masks(number), tolerance=self.parameters.boundary_tolerance) for number in present]
+        of_background = self.parameters.separated == "background"
+        regions = compare_regions(target, found, of_background=of_background, scratch=self.scratch)
         total = max(1, int(pixels.sum()))
         return {
             "iou": mean_over_classes(pixels, lambda areas: areas.iou),
@@ -124,6 +128,10 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
             "foreground_fraction": int(pixels[1:].sum()) / total,
             "predicted_fraction": int(pixels[:, 1:].sum()) / total,
         }
+
+    def _predicted(self, item: Item, target: NDArray[np.int8]) -> tuple[NDArray[np.int8], NDArray[np.int64] | None]:
+        prediction = read_prediction(item, self.scratch)
+        return predicted_classes(item.label, target, prediction, self._threshold, self._scheme, self.scratch)
 
     def verdict(self, part: Part[ScoredClasses], left_out: Mapping[str, str]) -> Judgement:  # noqa: ARG002
         """Judge the predicted classes."""
@@ -195,11 +203,13 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
         pooled = _pooled(part)["prediction"]
         write_class_tables(self.folder, self._scheme.names, pooled)
         item = worst.item
-        target = self._scheme.target(read_image(item.target, labels=True).pixels, name=item.label)
-        found, _ = predicted_classes(item.label, target, read_prediction(item), self._threshold, self._scheme)
+        target = self._scheme.target(
+            open_image(item.target, self.scratch, labels=True).pixels, name=item.label, scratch=self.scratch
+        )
+        found, _ = self._predicted(item, target)
         figure = semantic_figure(
-            read_image(item.source).pixels,
-            error_map(target, found),
+            open_image(item.source, self.scratch).pixels,
+            error_map(target, found, self.scratch),
             name=item.label,
             images=summary.images,
             iou=part.worst.values["iou"],

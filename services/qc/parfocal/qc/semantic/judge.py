@@ -15,6 +15,7 @@ from parfocal.qc.evaluation.inputs import Inputs, Item
 from parfocal.qc.evaluation.statistics import compare
 from parfocal.qc.evaluation.verdict import Judgement, few_images, judge_gain, listed, with_unscorable
 from parfocal.qc.evaluation.words import count
+from parfocal.qc.metrics.bands import blocks, by_blocks
 from parfocal.qc.metrics.objects.confusion import Matrix, class_areas, mean_over_classes
 from parfocal.qc.metrics.objects.semantic import Areas, is_probability
 from parfocal.qc.semantic.figure import ERROR_CODES
@@ -22,7 +23,8 @@ from parfocal.qc.semantic.metrics import BY_KEY
 from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.qc.semantic.scheme import Scheme
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import inspect_image, read_image
+from parfocal.runtime.images.files import inspect_image, open_image
+from parfocal.runtime.images.scratch import Scratch, release
 from parfocal.runtime.methods.thresholds import THRESHOLDS, threshold_counts
 from parfocal.runtime.store.evaluations import ImageScore, Kind
 
@@ -59,16 +61,23 @@ def choose_threshold(inputs: Inputs[Item], parameters: SemanticParameters) -> Th
     return Threshold(_HALF, "default, as the model stores none")
 
 
-def read_prediction(item: Item) -> NDArray[Any]:
+def read_prediction(item: Item, scratch: Scratch) -> NDArray[Any]:
     """Return a predicted mask with its values as they are stored, or a probability."""
     probability = inspect_image(item.prediction).dtype.kind == "f"
-    return read_image(item.prediction, labels=not probability).pixels
+    return open_image(item.prediction, scratch, labels=not probability).pixels
 
 
 def predicted_classes(
-    label: str, target: NDArray[np.int8], prediction: NDArray[Any], threshold: Threshold, scheme: Scheme
+    label: str,
+    target: NDArray[np.int8],
+    prediction: NDArray[Any],
+    threshold: Threshold,
+    scheme: Scheme,
+    scratch: Scratch,
 ) -> tuple[NDArray[np.int8], NDArray[np.int64] | None]:
     """Return the index of each pixel's class and, of probabilities, what other thresholds would have given.
+
+    The indices lie in `scratch`.
 
     Raises
     ------
@@ -82,20 +91,29 @@ def predicted_classes(
             "size."
         )
     if not scheme.binary or not is_probability(prediction, name=name):
-        return scheme.prediction(prediction, name=name), None
-    return (prediction >= threshold.value).astype(np.int8), threshold_counts(target, prediction)
+        return scheme.prediction(prediction, name=name, scratch=scratch), None
+    counts = np.zeros((len(THRESHOLDS), 3), np.int64)
+    for window in blocks(target.shape):
+        counts += threshold_counts(target[window], prediction[window])
+        release(target)
+        release(prediction)
+    return by_blocks(lambda part: part >= threshold.value, [prediction], np.int8, scratch), counts
 
 
-def error_map(target: NDArray[np.int8], prediction: NDArray[np.int8]) -> NDArray[np.uint8]:
+def error_map(target: NDArray[np.int8], prediction: NDArray[np.int8], scratch: Scratch) -> NDArray[np.uint8]:
     """Return an image of `ERROR_CODES`: foreground of the right class, without it, and where there is background.
 
-    Pixels whose class in the target is not known are left at 0.
+    Pixels whose class in the target is not known are left at 0. It lies in `scratch`.
     """
-    result = np.zeros(target.shape, np.uint8)
-    result[(target > 0) & (prediction == target)] = ERROR_CODES["true positive"]
-    result[(target > 0) & (prediction != target)] = ERROR_CODES["false negative"]
-    result[(target == 0) & (prediction > 0)] = ERROR_CODES["false positive"]
-    return result
+
+    def of_block(target: NDArray[np.int8], prediction: NDArray[np.int8]) -> NDArray[np.uint8]:
+        result = np.zeros(target.shape, np.uint8)
+        result[(target > 0) & (prediction == target)] = ERROR_CODES["true positive"]
+        result[(target > 0) & (prediction != target)] = ERROR_CODES["false negative"]
+        result[(target == 0) & (prediction > 0)] = ERROR_CODES["false positive"]
+        return result
+
+    return by_blocks(of_block, [target, prediction], np.uint8, scratch)
 
 
 def without_foreground(images: Iterable[ImageScore]) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, Item
+from parfocal.qc.metrics.bands import by_blocks
 from parfocal.qc.metrics.objects.semantic import foreground
 from parfocal.qc.semantic.parameters import SemanticParameters
 from parfocal.runtime.datasets.classes import UNANNOTATED, class_indices
 from parfocal.runtime.errors import InvalidInputError, Violation
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 from parfocal.runtime.store.manifests import ModelManifest
 
 
@@ -54,31 +57,38 @@ class Scheme:
             return "Every pixel above 0 is foreground."
         return f"Classes are the values {self.names[0]} (background), {', '.join(self.names[1:])}."
 
-    def target(self, pixels: NDArray[Any], *, name: str) -> NDArray[np.int8]:
-        """Return the index of the class of each pixel of a target, below 0 where it is not annotated.
+    def target(self, pixels: NDArray[Any], *, name: str, scratch: Scratch = IN_MEMORY) -> NDArray[np.int8]:
+        """Return the index of the class of each pixel of a target, below 0 where it is not annotated, in `scratch`.
 
         Raises
         ------
         InvalidInputError
             It has values that are no class.
         """
-        if self.values:
-            return class_indices(pixels, self.values, self.ignored)
-        mask = foreground(pixels, name=name)
-        return np.where(pixels < 0, UNANNOTATED, mask).astype(np.int8)
 
-    def prediction(self, pixels: NDArray[Any], *, name: str) -> NDArray[np.int8]:
-        """Return the index of the class of each pixel of a predicted class image or mask.
+        def of_block(pixels: NDArray[Any]) -> NDArray[Any]:
+            if self.values:
+                return class_indices(pixels, self.values, self.ignored)
+            mask = foreground(pixels, name=name)
+            return np.where(pixels < 0, UNANNOTATED, mask)
+
+        return by_blocks(of_block, [pixels], np.int8, scratch)
+
+    def prediction(self, pixels: NDArray[Any], *, name: str, scratch: Scratch = IN_MEMORY) -> NDArray[np.int8]:
+        """Return the index of the class of each pixel of a predicted class image or mask, in `scratch`.
 
         Raises
         ------
         InvalidInputError
             It has values that are no class.
         """
+        return by_blocks(partial(self._of_prediction, name=name), [pixels], np.int8, scratch)
+
+    def _of_prediction(self, pixels: NDArray[Any], *, name: str) -> NDArray[Any]:
         if self.binary:
             if not self.values or self.values[0] == 0:
-                return foreground(pixels, name=name).astype(np.int8)
-            return np.where(pixels != self.values[0], 1, 0).astype(np.int8)
+                return foreground(pixels, name=name)
+            return np.where(pixels != self.values[0], 1, 0)
         if wrong := sorted(set(np.unique(pixels).tolist()) - set(self.values)):
             raise InvalidInputError(
                 f"{name} has the value {wrong[0]:g}, and the classes of the dataset have {', '.join(self.names)}. "

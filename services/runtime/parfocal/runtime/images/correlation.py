@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.images.pixel_values import value_range
+
 
 def pearson_of(pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> float:
     """Pearson's r of two sets of values that come in pieces; NaN of fewer than two values, or of constant ones.
@@ -46,4 +48,4 @@ def resolution(image: NDArray[Any]) -> float:
     """Differences up to this are rounding of the image's own type."""
     if image.dtype.kind != "f":
         return 0.0
-    return 4 * float(np.finfo(image.dtype.char).eps) * max(abs(float(image.max())), abs(float(image.min())))
+    return 4 * float(np.finfo(image.dtype.char).eps) * max(abs(float(value)) for value in value_range(image))

@@ -13,6 +13,7 @@ from parfocal.qc.metrics._arrays import Float32
 from parfocal.qc.metrics.baselines.gaussian import DEFAULT_SIGMAS, gaussian_baseline
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 
 # Of one image: all planes of a long time-lapse would take minutes.
 _MOST_PIXELS: Final = 2**24
@@ -37,9 +38,9 @@ class BlindGaussian:
     errors: tuple[tuple[float, float], ...]
     images: int
 
-    def apply(self, source: npt.NDArray[Any]) -> Float32:
-        """Return the filtered source, (…, Y, X)."""
-        planes = gaussian_baseline(source.reshape(-1, *source.shape[-2:]), self.sigma)
+    def apply(self, source: npt.NDArray[Any], scratch: Scratch = IN_MEMORY) -> Float32:
+        """Return the filtered source, (…, Y, X), which lies in `scratch`."""
+        planes = gaussian_baseline(source.reshape(-1, *source.shape[-2:]), self.sigma, scratch)
         return planes.reshape(source.shape)
 
     def describe(self) -> dict[str, Any]:

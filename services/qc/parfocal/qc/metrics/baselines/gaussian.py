@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,12 +13,16 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics._arrays import Float32, Float64
+from parfocal.qc.metrics.bands import bands
 from parfocal.qc.metrics.images.restoration import fitted_psnr, has_range, scale_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 
 DEFAULT_SIGMAS: Final = (*np.arange(0.5, 3.0, 0.25).tolist(), *np.arange(3.0, 6.5, 0.5).tolist())
 """Candidate sigmas in pixels, 0.5 to 6, closer where filters are narrow."""
+_TRUNCATED: Final = 4.0
+"""Where the filter ends, in sigmas."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,9 @@ class BaselineChoice:
     images: int
     chosen_on: str = "validation images"
 
-    def apply(self, source: npt.NDArray[Any]) -> Float32:
-        """Return the filtered source."""
-        return gaussian_baseline(source, self.sigma)
+    def apply(self, source: npt.NDArray[Any], scratch: Scratch = IN_MEMORY) -> Float32:
+        """Return the filtered source, which lies in `scratch`."""
+        return gaussian_baseline(source, self.sigma, scratch)
 
     def describe(self) -> dict[str, Any]:
         """Return what was chosen and how, as plain JSON types."""
@@ -123,16 +128,23 @@ def best_gaussian_sigma(
     )
 
 
-def gaussian_baseline(image: npt.NDArray[Any], sigma: float) -> Float32:
+def gaussian_baseline(image: npt.NDArray[Any], sigma: float, scratch: Scratch = IN_MEMORY) -> Float32:
     """Filter an image (Y, X) or each slice of a stack (Z, Y, X) with a Gaussian of `sigma` pixels.
 
     A stack is filtered within its planes only, because it is scored slice by slice and its Z step is not its
-    pixel size. Edges are mirrored; the filter ends at four sigma. The result is float32.
+    pixel size. Edges are mirrored; the filter ends at four sigma. The result is float32 and lies in `scratch`; neither
+    it nor the image need be in memory.
     """
     if image.ndim not in (2, 3):
         raise InvalidInputError(f"The image has {image.ndim} axes; (Y, X) or (Z, Y, X) is required.")
-    per_axis = (0.0,) * (image.ndim - 2) + (sigma, sigma)
-    filtered: Float32 = gaussian_filter(image.astype(np.float32), per_axis, mode="reflect", truncate=4.0)
+    filtered: Float32 = scratch.zeros(image.shape, np.float32)
+    stacks = (each if each.ndim == 3 else each[np.newaxis] for each in (image, filtered))
+    for plane, result in zip(*stacks, strict=True):
+        for band in bands(plane.shape, math.ceil(_TRUNCATED * sigma)):
+            padded = gaussian_filter(plane[band.padded].astype(np.float32), sigma, mode="reflect", truncate=_TRUNCATED)
+            result[band.rows] = padded[band.core]
+            release(image)
+            release(filtered)
     return filtered
 
 

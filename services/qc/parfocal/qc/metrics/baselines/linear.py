@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32
+from parfocal.qc.metrics.bands import blocks
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,19 @@ class LinearPredictor:
     images: int
     pairs: bool = True
 
-    def apply(self, source: npt.NDArray[Any]) -> Float32:
-        """Return the prediction for one image: the spatial axes of `source`, whose channels come first if several."""
+    def apply(self, source: npt.NDArray[Any], scratch: Scratch = IN_MEMORY) -> Float32:
+        """Return the prediction for one image: the spatial axes of `source`, whose channels come first if several.
+
+        It lies in `scratch`; neither it nor the source need be in memory.
+        """
         several = len(self.coefficients) > 1
         channels = source if several else source[np.newaxis]
-        predicted = np.tensordot(np.asarray(self.coefficients), channels.astype(np.float64), 1) + self.intercept
-        result: Float32 = predicted.astype(np.float32)
+        result: Float32 = scratch.zeros(channels.shape[1:], np.float32)
+        for window in blocks(result.shape):
+            part = channels[(slice(None), *window)].astype(np.float64)
+            result[window] = np.tensordot(np.asarray(self.coefficients), part, 1) + self.intercept
+            release(source)
+            release(result)
         return result
 
     def describe(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,10 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from parfocal.qc.metrics._arrays import percentiles
+from parfocal.qc.metrics.bands import bands
 from parfocal.qc.metrics.objects.confusion import confusion_matrix, mean_over_classes
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 
 _SIGMAS: Final = (1.0, 2.0, 4.0)
+_TRUNCATED: Final = 4.0
 _FROM_EACH_IMAGE: Final = 5000
 _RIDGE: Final = 1e-4
 
@@ -41,14 +46,21 @@ class PixelClassifier:
     score: float
     images: int
 
-    def apply(self, source: npt.NDArray[Any], dimensions: int) -> npt.NDArray[np.int8]:
-        """Return the class of each pixel of an image; channels, if it has more axes than `dimensions`, come first."""
-        scores = np.broadcast_to(
-            self.offsets.astype(np.float32), (*source.shape[-dimensions:], len(self.offsets))
-        ).copy()
-        for feature, weight in zip(_features(source, dimensions), self.weights.astype(np.float32), strict=True):
-            scores += feature[..., np.newaxis] * weight
-        found: npt.NDArray[np.int8] = np.argmax(scores, axis=-1).astype(np.int8)
+    def apply(self, source: npt.NDArray[Any], dimensions: int, scratch: Scratch = IN_MEMORY) -> npt.NDArray[np.int8]:
+        """Return the class of each pixel of an image; channels, if it has more axes than `dimensions`, come first.
+
+        It lies in `scratch`; neither it nor the image need be in memory.
+        """
+        channels = _Channels(source, dimensions)
+        found: npt.NDArray[np.int8] = scratch.zeros(channels.shape, np.int8)
+        for band in bands(channels.shape, math.ceil(_TRUNCATED * _SIGMAS[-1])):
+            shape = *found[band.rows].shape, len(self.offsets)
+            scores = np.broadcast_to(self.offsets.astype(np.float32), shape).copy()
+            for feature, weight in zip(channels.features(band.padded), self.weights.astype(np.float32), strict=True):
+                scores += feature[band.core][..., np.newaxis] * weight
+            found[band.rows] = np.argmax(scores, axis=-1)
+            release(source)
+            release(found)
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -86,7 +98,9 @@ def fit_pixel_classifier(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
         places = np.flatnonzero(target >= 0)
         if len(places) > _FROM_EACH_IMAGE:
             places = rng.choice(places, _FROM_EACH_IMAGE, replace=False)
-        seen.append(np.stack([feature.ravel()[places] for feature in _features(source, target.ndim)], axis=-1))
+        seen.append(
+            np.stack([feature.ravel()[places] for feature in _Channels(source, target.ndim).features()], axis=-1)
+        )
         known.append(target.ravel()[places])
     if not sum(map(len, known)):
         raise InvalidInputError(
@@ -116,13 +130,22 @@ def fit_pixel_classifier(pairs: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any
     return max(fitted, key=lambda each: each.score)
 
 
-def _features(source: npt.NDArray[Any], dimensions: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield images of what is seen around each pixel, of each channel scaled by its own percentiles."""
-    for channel in source.reshape(-1, *source.shape[-dimensions:]).astype(np.float64):
-        low, high = np.percentile(channel, [2, 99.8])
-        image = ((channel - low) / (high - low if high > low else 1)).astype(np.float32)
-        yield image
-        for sigma in _SIGMAS:
-            yield ndimage.gaussian_filter(image, sigma)
-            yield ndimage.gaussian_gradient_magnitude(image, sigma)
-            yield ndimage.gaussian_laplace(image, sigma)
+class _Channels:
+    """The channels of an image, each scaled by its own percentiles, and what is seen around their pixels."""
+
+    def __init__(self, source: npt.NDArray[Any], dimensions: int) -> None:
+        self.shape = source.shape[-dimensions:]
+        single = source.ndim == dimensions
+        self._channels = source[np.newaxis] if single else source.reshape(-1, *self.shape)
+        self._limits = [percentiles(channel, 2, 99.8) for channel in self._channels]
+
+    def features(self, rows: slice = slice(None)) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield images of what is seen around each pixel, of some places along the first axis."""
+        for channel, (low, high) in zip(self._channels, self._limits, strict=True):
+            grey = channel[rows].astype(np.float64)
+            image = ((grey - low) / (high - low if high > low else 1)).astype(np.float32)
+            yield image
+            for sigma in _SIGMAS:
+                yield ndimage.gaussian_filter(image, sigma, truncate=_TRUNCATED)
+                yield ndimage.gaussian_gradient_magnitude(image, sigma, truncate=_TRUNCATED)
+                yield ndimage.gaussian_laplace(image, sigma, truncate=_TRUNCATED)

@@ -26,6 +26,7 @@ constant (the background of a simulated target), everything of a part without pi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,10 +35,12 @@ import numpy.typing as npt
 from skimage.filters import threshold_otsu
 
 from parfocal.qc.metrics._arrays import check_values, naming
+from parfocal.qc.metrics.bands import bands, blocks, by_blocks
 from parfocal.qc.metrics.images.restoration import RestorationMaps, psnr_of, target_range
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.correlation import pearson_of
-from parfocal.runtime.images.ssim import mean_ssim_by_part
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
+from parfocal.runtime.images.ssim import SsimMeans
 
 FOREGROUND_METHOD: Final = "Otsu's threshold of the target (scaled by its 0.1 and 99.9 percentiles, 256 bins)"
 _BINS: Final = 256
@@ -76,15 +79,17 @@ class RegionScore:
     snr: float
 
 
-def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> Foreground:
+def find_foreground(target: npt.NDArray[Any], *, name: str | None = None, scratch: Scratch = IN_MEMORY) -> Foreground:
     """Find the foreground of a target; see the module for the definition.
 
     Parameters
     ----------
     target
-        Finite grey values of any integer or floating type, (Y, X) or (Z, Y, X).
+        Finite grey values of any integer or floating type, (Y, X) or (Z, Y, X), which need not be in memory.
     name
         Name of the image, for the error message.
+    scratch
+        Where the mask lies.
 
     Raises
     ------
@@ -105,18 +110,25 @@ def find_foreground(target: npt.NDArray[Any], *, name: str | None = None) -> For
             raise InvalidInputError(f"The target has {target.ndim} axes; (Y, X) or (Z, Y, X) is required.")
         low, high = target_range(target)
     counts = np.zeros(_BINS, np.int64)
-    for plane in target if target.ndim == 3 else (target,):
-        scaled = plane.astype(np.float64)
+    for window in blocks(target.shape):
+        scaled = target[window].astype(np.float64)
         scaled -= low
         scaled *= _BINS / (high - low)
         bins = np.clip(scaled, 0, _BINS - 1, out=scaled).astype(np.uint8)
         counts += np.bincount(bins.ravel(), minlength=_BINS)
+        release(target)
     # The value of a bin is its upper edge: the bins up to the threshold are background as a whole.
     edges = np.arange(1, _BINS + 1) / _BINS
     threshold = float(threshold_otsu(hist=(counts, edges)))
     grey_value = low + threshold * (high - low)
-    mask: npt.NDArray[np.bool_] = target >= grey_value
-    return Foreground(mask, threshold, grey_value, float(np.count_nonzero(mask)) / mask.size)
+    mask = above(target, grey_value, scratch)
+    inside = sum(int(np.count_nonzero(mask[window])) for window in blocks(mask.shape))
+    return Foreground(mask, threshold, grey_value, inside / mask.size)
+
+
+def above(target: npt.NDArray[Any], threshold: float, scratch: Scratch = IN_MEMORY) -> npt.NDArray[np.bool_]:
+    """Return where a target reaches a threshold in grey values, as the mask of its `Foreground`."""
+    return by_blocks(lambda part: part >= threshold, [target], bool, scratch)
 
 
 def score_regions(
@@ -152,22 +164,39 @@ def score_regions(
             f"Maps, image, target and foreground must be of one shape (Y, X); they are {maps.ssim.shape}, "
             f"{image.shape}, {target.shape} and {mask.shape}."
         )
-    squares = np.square(maps.rse, dtype=np.float64)
+    ssim = SsimMeans(len(target))
+    squares, pixels = np.zeros(2), np.zeros(2, np.int64)
+    for band in bands(target.shape):
+        square, part = np.square(maps.rse[band.rows], dtype=np.float64), mask[band.rows]
+        squares += square.sum(where=part), square.sum(where=~part)
+        inside = int(np.count_nonzero(part))
+        pixels += inside, part.size - inside
+        ssim.add(band.rows.start, maps.ssim[band.rows], part)
+        for array in (maps.rse, maps.ssim, mask):
+            release(array)
     parts = []
-    for part, ssim in zip((mask, ~mask), mean_ssim_by_part(maps.ssim, mask), strict=True):
-        pixels = np.count_nonzero(part)
-        nrmse = math.sqrt(float(squares.sum(where=part)) / pixels) if pixels else math.nan
-        pearson = pearson_of([(image[part], target[part])])
-        parts.append(
-            RegionScore(
-                nrmse=nrmse,
-                psnr=psnr_of(nrmse),
-                ssim=ssim,
-                pearson=pearson,
-                snr=snr_of(pearson),
-            )
-        )
+    for number, similarity in enumerate(ssim.by_part):
+        nrmse = math.sqrt(float(squares[number]) / int(pixels[number])) if pixels[number] else math.nan
+        pearson = pearson_of(_Part(image, target, mask, inside=number == 0))
+        parts.append(RegionScore(nrmse, psnr_of(nrmse), similarity, pearson, snr_of(pearson)))
     return parts[0], parts[1]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The values of image and target inside or outside the foreground, band by band."""
+
+    image: npt.NDArray[Any]
+    target: npt.NDArray[Any]
+    mask: npt.NDArray[np.bool_]
+    inside: bool
+
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        for band in bands(self.target.shape):
+            part = self.mask[band.rows] if self.inside else ~self.mask[band.rows]
+            yield self.image[band.rows][part], self.target[band.rows][part]
+            for array in (self.image, self.target, self.mask):
+                release(array)
 
 
 def snr_of(pearson: float) -> float:

@@ -21,7 +21,7 @@ this module those of each image. The package is not used itself because it needs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,8 +31,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import minimize_scalar
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
+from parfocal.qc.metrics.bands import BAND_PIXELS, Band, bands
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.ssim import SSIM_K1, SSIM_K2, check_windowed, mean_ssim, ssim_map
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import release
+from parfocal.runtime.images.ssim import SSIM_BORDER, SSIM_K1, SSIM_K2, SsimMeans, check_windowed, ssim_map
 
 MICRO_SSIM_PERCENTILE: Final = 3.0
 WINDOWS: Final = 4096
@@ -89,6 +92,39 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
     check_values(target, "target")
     check_pair(image, target)
     step = 1 if windows is None else max(1, math.ceil(math.sqrt(target.size / windows)))
+    moments = [
+        _moments(target[part], image[part], step)
+        for part in _rows_of_places(target, image, 0, len(target) - _WINDOW + 1, step, _WINDOW)
+    ]
+    start = min(step // 2, min(target.shape) - 1)
+    pixels = [
+        [values[part][::step, start::step].ravel() for values in (target, image)]
+        for part in _rows_of_places(target, image, start, len(target), step, 1)
+    ]
+    target_pixels, image_pixels = (np.concatenate(each) for each in zip(*pixels, strict=True))
+    return MicroSample(
+        moments=np.concatenate(moments, axis=1),
+        target_pixels=target_pixels,
+        image_pixels=image_pixels,
+        data_range=_range(target),
+    )
+
+
+def _rows_of_places(
+    target: npt.NDArray[Any], image: npt.NDArray[Any], start: int, stop: int, step: int, height: int
+) -> Iterator[slice]:
+    """Yield rows of both that hold some places, each of `height` rows, at every `step`-th row."""
+    tops = range(start, stop, step)
+    together = max(1, BAND_PIXELS // (step * target.shape[1]))
+    for first in range(0, len(tops), together):
+        yield slice(tops[first], tops[min(first + together, len(tops)) - 1] + height)
+        # A few rows of each place map many more pages of a file.
+        release(target)
+        release(image)
+
+
+def _moments(target: npt.NDArray[Any], image: npt.NDArray[Any], step: int) -> Float32:
+    """Return means, sample variances and covariance of the windows at every `step`-th place along both axes."""
     x, y = (
         sliding_window_view(values, (_WINDOW, _WINDOW))[::step, ::step].reshape(-1, _WINDOW**2).astype(np.float64)
         for values in (target, image)
@@ -97,14 +133,7 @@ def sample_for_fit(image: npt.NDArray[Any], target: npt.NDArray[Any], *, windows
     x -= means[0][:, np.newaxis]
     y -= means[1][:, np.newaxis]
     products = (np.einsum("ij,ij->i", a, b) / (_WINDOW**2 - 1) for a, b in ((x, x), (y, y), (x, y)))
-    start = min(step // 2, min(target.shape) - 1)
-    target_pixels, image_pixels = (values[start::step, start::step].ravel().copy() for values in (target, image))
-    return MicroSample(
-        moments=np.stack([*means, *products]).astype(np.float32),
-        target_pixels=target_pixels,
-        image_pixels=image_pixels,
-        data_range=float(target.max()) - float(target.min()),
-    )
+    return np.stack([*means, *products]).astype(np.float32)
 
 
 def fit_micro_ssim(samples: Sequence[MicroSample]) -> MicroFit:
@@ -140,7 +169,24 @@ def micro_ssim(image: npt.NDArray[Any], target: npt.NDArray[Any], fit: MicroFit,
     InvalidInputError
         As `sample_for_fit`, or the target is constant.
     """
-    return mean_ssim(micro_ssim_map(image, target, fit, name=name))
+    return micro_ssim_means(image, target, fit, name=name).whole
+
+
+def micro_ssim_means(
+    image: npt.NDArray[Any],
+    target: npt.NDArray[Any],
+    fit: MicroFit,
+    foreground: npt.NDArray[np.bool_] | None = None,
+    *,
+    name: str | None = None,
+) -> SsimMeans:
+    """Return the means of `micro_ssim_map`, of images that need not be in memory; `foreground` is as for those."""
+    means = SsimMeans(len(target))
+    for band, values in _mapped(image, target, fit, name):
+        means.add(band.rows.start, values, None if foreground is None else foreground[band.rows])
+        if foreground is not None:
+            release(foreground)
+    return means
 
 
 def micro_ssim_map(
@@ -160,26 +206,44 @@ def micro_ssim_map(
     Returns
     -------
     numpy.ndarray
-        float32 (Y, X), -1..1 to rounding. Means are without the border, see `mean_ssim`.
+        float32 (Y, X), -1..1 to rounding. Means are without the border, see `SsimMeans`.
 
     Raises
     ------
     InvalidInputError
         As `sample_for_fit`, or the target is constant.
     """
+    result = np.empty(target.shape, np.float32)
+    for band, values in _mapped(image, target, fit, name):
+        result[band.rows] = values
+    return result
+
+
+def _mapped(
+    image: npt.NDArray[Any], target: npt.NDArray[Any], fit: MicroFit, name: str | None
+) -> Iterator[tuple[Band, Float32]]:
+    """Yield the bands of an image, each with its part of the map."""
     with naming(name):
         check_windowed(image, target)
         check_values(target, "target")
         check_pair(image, target)
-        data_range = float(target.max()) - float(target.min())
+        data_range = _range(target)
         if not data_range > 0:
             raise InvalidInputError("The target is constant, so that it cannot be compared with. Leave the image out.")
-        x, y = target.astype(np.float64), image.astype(np.float64)
+    for band in bands(target.shape, SSIM_BORDER):
+        x, y = target[band.padded].astype(np.float64), image[band.padded].astype(np.float64)
+        release(target)
+        release(image)
         x -= fit.target_offset
         x /= data_range
         y -= fit.image_offset
         y *= fit.factor / data_range
-        return ssim_map(x, y, sample_covariance=True)
+        yield band, ssim_map(x, y, sample_covariance=True, context=band.context)
+
+
+def _range(target: npt.NDArray[Any]) -> float:
+    lowest, highest = value_range(target)
+    return float(highest) - float(lowest)
 
 
 def _best_factor(terms: Float64) -> float:

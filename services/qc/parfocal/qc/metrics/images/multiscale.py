@@ -26,19 +26,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32
-from parfocal.runtime.images.ssim import (
-    SSIM_WINDOW,
-    mean_ssim,
-    mean_ssim_by_part,
-    ssim_and_contrast_maps,
-    ssim_map,
-)
+from parfocal.qc.metrics.bands import bands
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
+from parfocal.runtime.images.ssim import SSIM_BORDER, SSIM_WINDOW, SsimMeans, ssim_and_contrast_maps, ssim_map
 
 _Floating = TypeVar("_Floating", bound=np.floating)
 
@@ -100,23 +96,83 @@ def multiscale_from(
     foreground
         bool (Y, X); None for no values inside and outside.
     """
-    count = scale_count(x.shape)
-    exponents = np.array(MS_SSIM_WEIGHTS[:count]) * (sum(MS_SSIM_WEIGHTS) / sum(MS_SSIM_WEIGHTS[:count]))
-    values = similarity if count == 1 else contrast
-    means = [_means(values, foreground)]
-    part = None if foreground is None else foreground.astype(np.float32)
-    for scale in range(2, count + 1):
-        x, y = _halved(x), _halved(y)
-        part = None if part is None else _halved(part)
-        values = ssim_map(x, y) if scale == count else ssim_and_contrast_maps(x, y)[1]
-        means.append(_means(values, part))
-    products = np.prod(np.maximum(means, 0.0) ** exponents[:, np.newaxis], axis=0)
-    return MultiscaleSSIM(*map(float, products))
+    means = MultiscaleMeans(x.shape, foreground is not None)
+    means.add(slice(0, len(x)), similarity, contrast, (x, y), foreground)
+    return means.result()
 
 
-def _means(values: Float32, part: npt.NDArray[np.bool_] | Float32 | None) -> tuple[float, ...]:
-    """Return the mean of the whole map, and those inside the foreground and outside if there is one."""
-    return (mean_ssim(values), *(mean_ssim_by_part(values, part) if part is not None else ()))
+class MultiscaleMeans:
+    """Multi-scale SSIM of two images that come in bands of rows, each but the last of an even number of them.
+
+    Parameters
+    ----------
+    shape
+        Shape of the images (Y, X).
+    with_foreground
+        Whether there are values inside and outside a foreground.
+    scratch
+        Where the images of the further scales lie, a third of the images in float64.
+    scales
+        How many scales there are, this one included; by default as many as fit.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], with_foreground: bool, scratch: Scratch = IN_MEMORY, scales: int | None = None
+    ) -> None:
+        self._shape, self._scratch, self._with_foreground = shape, scratch, with_foreground
+        self._scales = scale_count(shape) if scales is None else scales
+        self._sums = SsimMeans(shape[0])
+        self._smaller: list[npt.NDArray[Any]] = []
+
+    def add(
+        self,
+        rows: slice,
+        similarity: Float32,
+        contrast: Float32,
+        images: tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]],
+        foreground: npt.NDArray[np.bool_] | Float32 | None = None,
+    ) -> None:
+        """Add some rows: their `ssim_and_contrast_maps`, both images, and what of them is foreground."""
+        self._sums.add(rows.start, similarity if self._scales == 1 else contrast, foreground)
+        if self._scales == 1:
+            return
+        halves = [_halved(each) for each in images]
+        if foreground is not None:
+            halves.append(_halved(foreground.astype(np.float32, copy=False)))
+        if not self._smaller:
+            shape = tuple(length // 2 for length in self._shape)
+            self._smaller = [self._scratch.zeros(shape, each.dtype) for each in halves]
+        place = slice(rows.start // 2, rows.start // 2 + len(halves[0]))
+        for smaller, half in zip(self._smaller, halves, strict=True):
+            smaller[place] = half
+            release(smaller)
+
+    def result(self) -> MultiscaleSSIM:
+        """Return the value of the rows that were added, which are all."""
+        means = self._means()
+        weights = MS_SSIM_WEIGHTS[: len(means)]
+        exponents = np.array(weights) * (sum(MS_SSIM_WEIGHTS) / sum(weights))
+        products = np.prod(np.maximum(means, 0.0) ** exponents[:, np.newaxis], axis=0)
+        return MultiscaleSSIM(*map(float, products))
+
+    def _means(self) -> list[tuple[float, ...]]:
+        """Return the means of this scale and of those after it: whole, and inside and outside of a foreground."""
+        own = (self._sums.whole, *(self._sums.by_part if self._with_foreground else ()))
+        if self._scales == 1:
+            return [own]
+        x, y, *foreground = self._smaller
+        following = MultiscaleMeans(x.shape, self._with_foreground, self._scratch, self._scales - 1)
+        for band in bands(x.shape, SSIM_BORDER):
+            pair = x[band.padded], y[band.padded]
+            if self._scales == 2:  # the last scale is that of SSIM itself
+                similarity = contrast = ssim_map(*pair, context=band.context)
+            else:
+                similarity, contrast = ssim_and_contrast_maps(*pair, context=band.context)
+            part = foreground[0][band.rows] if foreground else None
+            following.add(band.rows, similarity, contrast, (pair[0][band.core], pair[1][band.core]), part)
+            for array in self._smaller:
+                release(array)
+        return [own, *following._means()]
 
 
 def _halved(image: npt.NDArray[_Floating]) -> npt.NDArray[_Floating]:

@@ -19,6 +19,10 @@ One that begins below 1/7 gives NaN: the images agree in nothing.
 
 The limit was made for two noisy images of one specimen. Against a target the number says how fine the detail is that
 the prediction shares with it; it cannot be finer than the target. It depends neither on brightness nor on offset.
+
+Images of more than `LARGE_PIXELS` pixels are correlated in `parfocal.qc.metrics.bands.sample_windows`, whose products
+are added up before they are divided by one another; the rings are those of a window.
+
 In stacks whose planes are farther apart than pixels are wide, the shells beyond the Nyquist frequency of Z hold the
 detail within planes alone.
 """
@@ -26,6 +30,7 @@ detail within planes alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -37,7 +42,9 @@ from scipy.ndimage import median_filter
 from scipy.signal.windows import tukey
 
 from parfocal.qc.metrics._arrays import Float64, check_pair, check_values, naming
+from parfocal.qc.metrics.bands import sample_windows
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import release
 
 FRC_THRESHOLD: Final = 1 / 7
 _TAPERED: Final = 0.25
@@ -50,10 +57,21 @@ SMALLEST_SPECTRUM: Final = 16
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The Fourier transform of a tapered image: the half that `scipy.fft.rfftn` gives, and the image's shape."""
+    """The Fourier transform of a tapered image, or of windows of a large one.
 
-    coefficients: npt.NDArray[np.complex64]
+    Attributes
+    ----------
+    coefficients
+        Of each window, or of the image alone, the half that `scipy.fft.rfftn` gives.
+    shape
+        Shape of the image.
+    window
+        Shape of a window; that of the image where it is a single one.
+    """
+
+    coefficients: Sequence[npt.NDArray[np.complex64]]
     shape: tuple[int, ...]
+    window: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -128,6 +146,15 @@ def spectrum(image: npt.NDArray[Any], *, name: str | None = None) -> Spectrum:
                 f"Fourier correlation requires images (Y, X) or (Z, Y, X) of at least {SMALLEST_SPECTRUM} x "
                 f"{SMALLEST_SPECTRUM} pixels; this one has shape {image.shape}."
             )
+    windows, coefficients = sample_windows(image.shape), []
+    for window in windows:
+        coefficients.append(_transformed(image[window]))
+        release(image)
+    return Spectrum(coefficients, image.shape, image[windows[0]].shape)
+
+
+def _transformed(image: npt.NDArray[Any]) -> npt.NDArray[np.complex64]:
+    """Return the Fourier transform of an image or of a window, tapered and without its mean."""
     planes = image if image.ndim == 3 else image[np.newaxis]
     mean = float(np.mean([plane.mean(dtype=np.float64) for plane in planes]))
     # Without the zeros at the ends of the window, which would leave out the first and the last plane of a stack.
@@ -140,16 +167,17 @@ def spectrum(image: npt.NDArray[Any], *, name: str | None = None) -> Spectrum:
     for result, plane, taper in zip(tapered, planes, along_z, strict=True):
         np.subtract(plane, mean, out=result, dtype=np.float64, casting="same_kind")
         result *= taper * within
-    return Spectrum(rfftn(tapered.reshape(image.shape), overwrite_x=True), image.shape)
+    coefficients: npt.NDArray[np.complex64] = rfftn(tapered.reshape(image.shape), overwrite_x=True)
+    return coefficients
 
 
 def correlate_spectra(
     image: Spectrum, target: Spectrum, *, pixel_size: tuple[float, ...] | None = None
 ) -> FourierCorrelation:
     """As `fourier_correlation`, from the results of `spectrum`."""
-    shape = target.shape
-    if image.shape != shape:
-        raise InvalidInputError(f"The image has shape {image.shape} and its target {shape}.")
+    if image.shape != target.shape:
+        raise InvalidInputError(f"The image has shape {image.shape} and its target {target.shape}.")
+    shape = target.window
     distances = np.ones(len(shape)) if pixel_size is None else np.asarray(pixel_size, np.float64)
     if len(distances) != len(shape) or not (distances > 0).all():
         raise InvalidInputError(f"The pixel size {pixel_size} does not fit an image of {len(shape)} axes.")
@@ -159,14 +187,15 @@ def correlate_spectra(
     sums = np.zeros((3, rings + 2))
     counts = np.zeros(rings + 2, np.int64)
     squared_z = (np.fft.fftfreq(shape[0]) / distances[0]) ** 2 if len(shape) == 3 else np.zeros(1)
-    planes = (each.coefficients.reshape(-1, shape[-2], shape[-1] // 2 + 1) for each in (image, target))
-    for square, x, y in zip(squared_z, *planes, strict=True):
-        ring, plane_counts = _rings(shape[-2:], float(distances[-2]), float(square), width, rings)
-        counts += plane_counts
-        for total, product in zip(sums, (_product(x, y), _product(x, x), _product(y, y)), strict=True):
-            # rfftn leaves out the mirror images of all columns but the first, and the last of an even width.
-            product[:, 1 : (shape[-1] + 1) // 2] *= 2
-            total += np.bincount(ring, product.ravel(), rings + 2)
+    for pair in zip(image.coefficients, target.coefficients, strict=True):
+        planes = (each.reshape(-1, shape[-2], shape[-1] // 2 + 1) for each in pair)
+        for square, x, y in zip(squared_z, *planes, strict=True):
+            ring, plane_counts = _rings(shape[-2:], float(distances[-2]), float(square), width, rings)
+            counts += plane_counts
+            for total, product in zip(sums, (_product(x, y), _product(x, x), _product(y, y)), strict=True):
+                # rfftn leaves out the mirror images of all columns but the first, and the last of an even width.
+                product[:, 1 : (shape[-1] + 1) // 2] *= 2
+                total += np.bincount(ring, product.ravel(), rings + 2)
     kept = slice(1, rings + 1)
     frequency = np.arange(1, rings + 1) * width
     norm = np.sqrt(sums[1] * sums[2])[kept]

@@ -17,6 +17,7 @@ the image as failed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import (
-    Array,
     Float32,
     Float64,
     check_pair,
@@ -32,11 +32,13 @@ from parfocal.qc.metrics._arrays import (
     naming,
     percentiles,
 )
-from parfocal.qc.metrics.images.multiscale import multiscale_from
+from parfocal.qc.metrics.bands import bands
+from parfocal.qc.metrics.images.multiscale import MultiscaleMeans
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.correlation import dot, resolution
-from parfocal.runtime.images.ssim import check_windowed, mean_ssim, ssim_and_contrast_maps, ssim_map
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
+from parfocal.runtime.images.ssim import SSIM_BORDER, SsimMeans, check_windowed, ssim_and_contrast_maps, ssim_map
 
 __all__ = [
     "CONSTANT_PREDICTION",
@@ -45,6 +47,7 @@ __all__ = [
     "AffineFit",
     "RestorationMaps",
     "RestorationScore",
+    "ScaledTarget",
     "affine_fit",
     "fitted_psnr",
     "has_range",
@@ -55,6 +58,7 @@ __all__ = [
     "score_stack",
     "ssim_map",
     "target_range",
+    "with_range",
 ]
 
 LOW_PERCENTILE: Final = 0.1
@@ -135,6 +139,37 @@ class RestorationMaps:
     rse: Float32
 
 
+@dataclass(frozen=True)
+class ScaledTarget:
+    """A target in units of its own range, which is scaled part by part where it is needed.
+
+    Attributes
+    ----------
+    pixels
+        Grey values, which need not be in memory.
+    low, high
+        The grey values that become 0 and 1.
+    """
+
+    pixels: npt.NDArray[Any]
+    low: float = 0.0
+    high: float = 1.0
+
+    def rows(self, rows: slice) -> Float64:
+        """Return some rows, scaled; nothing is clipped."""
+        scaled = self.pixels[rows].astype(np.float64)
+        scaled -= self.low
+        scaled /= self.high - self.low
+        return scaled
+
+
+def with_range(target: npt.NDArray[Any], *, name: str | None = None) -> ScaledTarget:
+    """Return a target with its 0.1 and 99.9 percentiles; see `scale_target`, which scales all of it at once."""
+    with naming(name):
+        check_values(target, "target")
+        return ScaledTarget(target, *target_range(target))
+
+
 def scale_target(target: npt.NDArray[Any], *, name: str | None = None) -> Float64:
     """Scale a target so that its 0.1 and 99.9 percentiles become 0 and 1; nothing is clipped.
 
@@ -155,13 +190,7 @@ def scale_target(target: npt.NDArray[Any], *, name: str | None = None) -> Float6
     InvalidInputError
         The target is empty, not numeric, not finite, or (almost) constant.
     """
-    with naming(name):
-        check_values(target, "target")
-        low, high = target_range(target)
-        scaled = target.astype(np.float64)
-        scaled -= low
-        scaled /= high - low
-        return scaled
+    return with_range(target, name=name).rows(slice(None))
 
 
 def target_range(target: npt.NDArray[Any]) -> tuple[float, float]:
@@ -208,7 +237,7 @@ def affine_fit(image: npt.NDArray[Any], target_scaled: Float64, *, name: str | N
     """
     with naming(name):
         check_pair(image, target_scaled)
-        return _centred_fit(image, target_scaled)[0]
+        return _fitted(_Pair(image, ScaledTarget(target_scaled)))[0]
 
 
 def score_restoration(
@@ -242,52 +271,87 @@ def score_restoration(
     """
     with naming(name):
         check_windowed(image, target)
-    return score_scaled(image, scale_target(target, name=name), name=name)
+    return score_scaled(image, with_range(target, name=name), name=name)
 
 
 def score_scaled(
     image: npt.NDArray[Any],
-    target_scaled: Float64,
+    target_scaled: Float64 | ScaledTarget,
     *,
     foreground: npt.NDArray[np.bool_] | None = None,
     name: str | None = None,
+    scratch: Scratch = IN_MEMORY,
 ) -> tuple[RestorationScore, RestorationMaps]:
-    """As `score_restoration`, with a target that `scale_target` has scaled already.
+    """As `score_restoration`, with a target that is scaled already, or whose range is known.
 
     Saves time where input, baseline and prediction are scored against the same target. `foreground` is that of the
-    target, bool (Y, X), for MS-SSIM inside and outside of it.
+    target, bool (Y, X), for MS-SSIM inside and outside of it. None of the arrays need be in memory, and the maps lie in
+    `scratch`: images are gone through in bands, see `parfocal.qc.metrics.bands`.
     """
+    target = target_scaled if isinstance(target_scaled, ScaledTarget) else ScaledTarget(target_scaled)
     with naming(name):
-        check_windowed(image, target_scaled)
-        check_pair(image, target_scaled)
-        _check_foreground(foreground, target_scaled)
-        fit, image_centred, target_centred = _centred_fit(image, target_scaled)
-        fitted, target = _clipped(fit, image_centred, target_scaled)
-
-        # The notebooks divide a covariance with ddof 1 by a variance with ddof 0.
-        image_centred *= fit.scale * image.size / (image.size - 1)
-        target_centred -= image_centred
-        nrmse_zerocost = math.sqrt(np.abs(target_centred, out=target_centred).mean())
-
-        similarity, contrast = ssim_and_contrast_maps(fitted, target)
-        ms_ssim = multiscale_from(similarity, contrast, fitted, target, foreground)
-        residual = np.subtract(target, fitted, out=target)
-        np.abs(residual, out=residual)
-        nrmse = math.sqrt(dot(residual, residual) / residual.size)
+        check_windowed(image, target.pixels)
+        check_pair(image, target.pixels)
+        _check_foreground(foreground, target.pixels)
+        pair = _Pair(image, target)
+        fit, means = _fitted(pair)
+        maps = RestorationMaps(scratch.zeros(image.shape, np.float32), scratch.zeros(image.shape, np.float32))
+        ssim, scales = SsimMeans(len(image)), MultiscaleMeans(image.shape, foreground is not None, scratch)
+        squares = apart = 0.0
+        for band in bands(image.shape, SSIM_BORDER):
+            x, y = pair.centred(band.padded, means)
+            fitted = np.clip(_of_target(x, fit, means), 0, 1)
+            # The notebooks divide a covariance with ddof 1 by a variance with ddof 0.
+            x *= fit.scale * image.size / (image.size - 1)
+            y -= x
+            apart += float(np.abs(y, out=y)[band.core].sum())
+            clipped = np.clip(pair.target(band.padded), 0, 1)
+            similarity, contrast = ssim_and_contrast_maps(fitted, clipped, context=band.context)
+            part = None if foreground is None else foreground[band.rows]
+            ssim.add(band.rows.start, similarity)
+            fitted, clipped = fitted[band.core], clipped[band.core]
+            scales.add(band.rows, similarity, contrast, (fitted, clipped), part)
+            residual = np.subtract(clipped, fitted, out=clipped)
+            np.abs(residual, out=residual)
+            squares += dot(residual, residual)
+            maps.ssim[band.rows], maps.rse[band.rows] = similarity, residual
+            pair.release()
+            release(maps.ssim)
+            release(maps.rse)
+        ms_ssim = scales.result()
+        nrmse = math.sqrt(squares / image.size)
         score = RestorationScore(
             nrmse=nrmse,
             psnr=psnr_of(nrmse),
-            ssim=mean_ssim(similarity),
+            ssim=ssim.whole,
             scale=fit.scale,
             offset=fit.offset,
             pearson=fit.pearson,
-            nrmse_zerocost=nrmse_zerocost,
+            nrmse_zerocost=math.sqrt(apart / image.size),
             failed=failure_of(fit),
             ms_ssim=ms_ssim.whole,
             ms_ssim_inside=ms_ssim.inside,
             ms_ssim_outside=ms_ssim.outside,
         )
-        return score, RestorationMaps(ssim=similarity, rse=residual.astype(np.float32))
+        return score, maps
+
+
+def maps_within(
+    image: npt.NDArray[Any], target: ScaledTarget, score: RestorationScore, window: tuple[slice, slice]
+) -> RestorationMaps:
+    """Return the maps of a window of an image (Y, X) whose score is known, at the cost of the window alone."""
+    padded = tuple(
+        slice(max(0, part.start - SSIM_BORDER), min(length, part.stop + SSIM_BORDER))
+        for part, length in zip(window, image.shape, strict=True)
+    )
+    core = tuple(
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(window, padded, strict=True)
+    )
+    fit = AffineFit(score.scale, score.offset, score.pearson)
+    fitted = np.clip(_of_target(image[padded].astype(np.float64), fit, (0.0, score.offset)), 0, 1)
+    clipped = np.clip(ScaledTarget(target.pixels[padded], target.low, target.high).rows(slice(None)), 0, 1)
+    similarity, residual = ssim_map(fitted, clipped), np.abs(clipped - fitted).astype(np.float32)
+    return RestorationMaps(similarity[core], residual[core])
 
 
 def score_stack(
@@ -297,6 +361,7 @@ def score_stack(
     foreground: npt.NDArray[np.bool_] | None = None,
     name: str | None = None,
     workers: int | None = None,
+    scratch: Scratch = IN_MEMORY,
 ) -> tuple[tuple[RestorationScore | None, ...], RestorationMaps]:
     """Score a stack (Z, Y, X) slice by slice, each with its own percentiles, fit and two-dimensional SSIM.
 
@@ -313,6 +378,8 @@ def score_stack(
         Name of the stack, put before the text of an error.
     workers
         Threads, each for one slice at a time; by default one for each processor.
+    scratch
+        Where the maps lie; the images need not be in memory either.
 
     Returns
     -------
@@ -335,15 +402,19 @@ def score_stack(
                 f"{image.shape} and the target {target.shape}."
             )
         _check_foreground(foreground, target)
-    maps = RestorationMaps(np.full(image.shape, np.nan, np.float32), np.full(image.shape, np.nan, np.float32))
+    maps = RestorationMaps(scratch.zeros(image.shape, np.float32), scratch.zeros(image.shape, np.float32))
 
     def score(z: int) -> RestorationScore | None:
         plane = f"{label}, slice {z}"
         if not has_range(target[z], name=plane):
+            maps.ssim[z] = maps.rse[z] = np.nan
             return None
-        scaled, mask = scale_target(target[z], name=plane), None if foreground is None else foreground[z]
-        score, plane_maps = score_scaled(image[z], scaled, foreground=mask, name=plane)
-        maps.ssim[z], maps.rse[z] = plane_maps.ssim, plane_maps.rse
+        scaled, mask = with_range(target[z], name=plane), None if foreground is None else foreground[z]
+        score, plane_maps = score_scaled(image[z], scaled, foreground=mask, name=plane, scratch=scratch)
+        for band in bands(target[z].shape):
+            maps.ssim[z, band.rows], maps.rse[z, band.rows] = plane_maps.ssim[band.rows], plane_maps.rse[band.rows]
+            for array in (maps.ssim, maps.rse, plane_maps.ssim, plane_maps.rse):
+                release(array)
         return score
 
     scores = tuple(map_bounded(score, range(len(image)), workers))
@@ -355,10 +426,14 @@ def score_stack(
 def fitted_psnr(image: npt.NDArray[Any], target_scaled: Float64) -> float:
     """PSNR in dB of an image fitted to a scaled target, without the cost of maps and SSIM."""
     check_pair(image, target_scaled)
-    fit, image_centred, _ = _centred_fit(image, target_scaled)
-    fitted, target = _clipped(fit, image_centred, target_scaled)
-    target -= fitted
-    return psnr_of(math.sqrt(dot(target, target) / target.size))
+    pair = _Pair(image, ScaledTarget(target_scaled))
+    fit, means = _fitted(pair)
+    squares = 0.0
+    for band in bands(image.shape):
+        residual = np.clip(pair.target(band.rows), 0, 1)
+        residual -= np.clip(_of_target(pair.centred(band.rows, means)[0], fit, means), 0, 1)
+        squares += dot(residual, residual)
+    return psnr_of(math.sqrt(squares / image.size))
 
 
 def _check_foreground(foreground: npt.NDArray[np.bool_] | None, target: npt.NDArray[Any]) -> None:
@@ -366,32 +441,71 @@ def _check_foreground(foreground: npt.NDArray[np.bool_] | None, target: npt.NDAr
         raise InvalidInputError(f"The foreground has shape {foreground.shape} and the target {target.shape}.")
 
 
-def _centred_fit(image: Array, target_scaled: Float64) -> tuple[AffineFit, Float64, Float64]:
-    """Fit, and the two arrays without their means; means and sums in float64."""
-    image_centred = image.astype(np.float64)
-    image_mean = float(image_centred.mean())
-    image_centred -= image_mean
-    target_mean = float(target_scaled.mean())
-    target_centred = target_scaled - target_mean
-    variance = dot(image_centred, image_centred)
-    spread = max(float(image_centred.max()), -float(image_centred.min()))
+class _Pair:
+    """Image and scaled target in float64, band by band; of a single band they are made once."""
+
+    def __init__(self, image: npt.NDArray[Any], target: ScaledTarget) -> None:
+        self.pixels, self._scaled = image, target
+        self._single = len(list(bands(image.shape))) == 1
+        self._kept: dict[str, Float64] = {}
+
+    def image(self, rows: slice) -> Float64:
+        """Return rows of the image; not to be changed."""
+        return self._rows("image", rows, lambda chosen: self.pixels[chosen].astype(np.float64))
+
+    def target(self, rows: slice) -> Float64:
+        """Return rows of the target; not to be changed."""
+        return self._rows("target", rows, self._scaled.rows)
+
+    def release(self) -> None:
+        """Let go of the memory that mapped arrays have taken."""
+        release(self.pixels)
+        release(self._scaled.pixels)
+
+    def centred(self, rows: slice, means: tuple[float, float]) -> tuple[Float64, Float64]:
+        """Return rows of both without the means of the whole: new arrays."""
+        return self.image(rows) - means[0], self.target(rows) - means[1]
+
+    def _rows(self, which: str, rows: slice, make: Callable[[slice], Float64]) -> Float64:
+        if not self._single:
+            return make(rows)
+        if which not in self._kept:
+            self._kept[which] = make(slice(None))
+        return self._kept[which][rows]
+
+
+def _fitted(pair: _Pair) -> tuple[AffineFit, tuple[float, float]]:
+    """Return the fit, and the means of image and target; means and sums in float64."""
+    image = pair.pixels
+    sums = np.zeros(2)
+    for band in bands(image.shape):
+        sums += pair.image(band.rows).sum(), pair.target(band.rows).sum()
+        pair.release()
+    image_mean, target_mean = (float(total) / image.size for total in sums)
+    variance = covariance = target_variance = spread = 0.0
+    for band in bands(image.shape):
+        x, y = pair.centred(band.rows, (image_mean, target_mean))
+        variance += dot(x, x)
+        covariance += dot(x, y)
+        target_variance += dot(y, y)
+        spread = max(spread, float(x.max()), -float(x.min()))
+        pair.release()
     if variance <= 0 or spread <= resolution(image):
         fit = AffineFit(scale=0.0, offset=target_mean, pearson=0.0, constant=True)
     else:
-        covariance = dot(image_centred, target_centred)
         scale = covariance / variance
-        target_norm = math.sqrt(dot(target_centred, target_centred))
+        target_norm = math.sqrt(target_variance)
         pearson = covariance / (math.sqrt(variance) * target_norm) if target_norm > 0 else 0.0
         fit = AffineFit(scale, target_mean - scale * image_mean, max(-1.0, min(1.0, pearson)))
-    return fit, image_centred, target_centred
+    return fit, (image_mean, target_mean)
 
 
-def _clipped(fit: AffineFit, image_centred: Float64, target_scaled: Float64) -> tuple[Float64, Float64]:
-    """Fitted image and target, both clipped to 0..1; new arrays."""
+def _of_target(image_centred: Float64, fit: AffineFit, means: tuple[float, float]) -> Float64:
+    """Return an image without its mean as it is fitted to the target: a new array, which is not clipped."""
     # The fitted image has the mean of the target: adding it to the centred image loses fewer digits than `offset`.
     fitted = image_centred * fit.scale
-    fitted += target_scaled.mean()
-    return np.clip(fitted, 0, 1, out=fitted), np.clip(target_scaled, 0, 1)
+    fitted += means[1]
+    return fitted
 
 
 def failure_of(fit: AffineFit) -> str | None:

@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float64, check_values, naming
-from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target
+from parfocal.qc.metrics.bands import bands
+from parfocal.qc.metrics.images.restoration import RestorationScore, with_range
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.prediction.uncertainty import interval_width
 
 LEVELS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -59,15 +62,21 @@ def coverage(
             raise InvalidInputError(
                 f"The uncertainty has shape {uncertainty.shape} and its prediction {prediction.shape}."
             )
-        if float(uncertainty.min()) < 0:
+        if float(value_range(uncertainty)[0]) < 0:
             raise InvalidInputError("The uncertainty has values below 0, which cannot be a width.")
-        scaled = scale_target(target)
-    error = np.abs(scaled - (score.scale * prediction.astype(np.float64) + score.offset))
-    width = score.scale * uncertainty.astype(np.float64)
-    covered = np.full((3, len(LEVELS)), np.nan)
-    for column, level in enumerate(LEVELS):
-        within = error <= interval_width(level) * width
-        for row, part in enumerate((within, within[foreground], within[~foreground])):
-            if part.size:
-                covered[row, column] = part.mean()
-    return covered
+        scaled = with_range(target)
+    covered, pixels = np.zeros((3, len(LEVELS)), np.int64), np.zeros((3, 1), np.int64)
+    for band in bands(target.shape):
+        fitted = score.scale * prediction[band.rows].astype(np.float64) + score.offset
+        error = np.abs(scaled.rows(band.rows) - fitted)
+        width, inside = score.scale * uncertainty[band.rows].astype(np.float64), foreground[band.rows]
+        pixels[:, 0] += [inside.size, int(np.count_nonzero(inside)), int(np.count_nonzero(~inside))]
+        for column, level in enumerate(LEVELS):
+            within = error <= interval_width(level) * width
+            parts = within, within & inside, within & ~inside
+            covered[:, column] += [int(np.count_nonzero(part)) for part in parts]
+        for array in (target, prediction, uncertainty, foreground):
+            release(array)
+    fractions: Float64 = np.full(covered.shape, np.nan)
+    np.divide(covered, pixels, out=fractions, where=pixels > 0)
+    return fractions

@@ -11,8 +11,10 @@ import numpy.typing as npt
 from scipy.spatial import KDTree
 from skimage.segmentation import find_boundaries
 
+from parfocal.qc.metrics.bands import bands
 from parfocal.qc.metrics.objects.instances import Matches
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import release
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def boundary_distances(
     Parameters
     ----------
     target, prediction
-        Label images of one shape, (Y, X) or (Z, Y, X).
+        Label images of one shape, (Y, X) or (Z, Y, X), which need not be in memory; the outlines are.
     matches
         Matched objects.
     pixel_size
@@ -82,10 +84,18 @@ def _outlines(
     labels: npt.NDArray[Any], chosen: Sequence[int], size: npt.NDArray[np.float64]
 ) -> list[npt.NDArray[np.float64]]:
     """Return the places of the outline pixels of each chosen label, in the unit of `size`."""
-    places = np.nonzero(find_boundaries(labels, connectivity=1, mode="inner"))
-    ids = labels[places]
+    found, points = [], []
+    for band in bands(labels.shape, 1):
+        part = labels[band.padded]
+        places = np.nonzero(find_boundaries(part, connectivity=1, mode="inner")[band.core])
+        ids = part[band.core][places]
+        wanted = np.isin(ids, chosen)
+        found.append(ids[wanted])
+        places = places[0] + band.rows.start, *places[1:]
+        points.append(np.stack(places, axis=1)[wanted].astype(np.int32))
+        release(labels)
+    ids = np.concatenate(found)
     order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    points = np.stack(places, axis=1)[order] * size
+    ids, at = ids[order], np.concatenate(points)[order]
     starts, stops = np.searchsorted(ids, chosen, "left"), np.searchsorted(ids, chosen, "right")
-    return [points[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return [at[start:stop] * size for start, stop in zip(starts, stops, strict=True)]

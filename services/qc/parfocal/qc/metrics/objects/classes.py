@@ -10,10 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from parfocal.qc.metrics.objects.instances import Counts, Matches
-from parfocal.runtime.datasets.classes import MOST_CLASSES, class_problem, object_classes
+from parfocal.qc.metrics.objects.instances import Counts, Matches, overlap
+from parfocal.runtime.datasets.classes import MOST_CLASSES, class_problem
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.methods.objects import compact_labels
 
 NO_CLASS: Final = 0
 """Class 0. In a target: of unknown class. In a prediction: most probably of no class."""
@@ -147,6 +146,11 @@ def classes_of_objects(labels: npt.NDArray[Any], drawn: npt.NDArray[Any], *, nam
         )
     if problem := class_problem(drawn, MOST_CLASSES):
         raise InvalidInputError(f"{name} {problem}.")
-    found = object_classes(compact_labels(labels), drawn, MOST_CLASSES)
-    ids = np.unique(labels[labels > 0])
-    return dict(zip(ids.astype(np.int64).tolist(), found[1:].tolist(), strict=True))
+    inside = overlap(labels, drawn, name=name)
+    numbers = inside.prediction_ids[inside.columns]
+    # The most frequent one of each object comes first; of several the lowest.
+    order = np.lexsort((numbers, -inside.shared, inside.rows))
+    objects, first = np.unique(inside.rows[order], return_index=True)
+    found = np.full(len(inside.target_ids), NO_CLASS)
+    found[objects] = numbers[order][first]
+    return dict(zip(inside.target_ids.tolist(), found.tolist(), strict=True))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from parfocal.qc.metrics.bands import blocks
 from parfocal.qc.metrics.objects.semantic import Areas
+from parfocal.runtime.images.scratch import release
 
 Matrix = npt.NDArray[np.int64]
 """Numbers of pixels (classes, classes): rows by their class in the target, columns by that in the prediction."""
@@ -22,13 +24,19 @@ def confusion_matrix(target: npt.NDArray[Any], prediction: npt.NDArray[Any], cla
     target
         Indices of classes from 0; pixels below 0 are not annotated and not counted.
     prediction
-        Indices of classes, of the same shape.
+        Indices of classes, of the same shape; neither need be in memory.
     classes
         Number of classes.
     """
-    known = target >= 0
-    cells = target[known].astype(np.int64) * classes + prediction[known]
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    counts = np.zeros(classes**2, np.int64)
+    for window in blocks(target.shape):
+        truth = target[window]
+        known = truth >= 0
+        cells = truth[known].astype(np.int64) * classes + prediction[window][known]
+        counts += np.bincount(cells, minlength=classes**2)
+        release(target)
+        release(prediction)
+    return counts.reshape(classes, classes)
 
 
 def class_areas(matrix: Matrix) -> tuple[Areas, ...]:

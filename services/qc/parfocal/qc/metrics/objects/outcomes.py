@@ -9,7 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from parfocal.qc.metrics.bands import by_blocks
 from parfocal.qc.metrics.objects.instances import InstanceScore, Matches
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 
 Outcome = Literal["true positive", "false negative", "false positive", "split", "merged"]
 
@@ -47,10 +49,19 @@ def outcome_layers(score: InstanceScore, matches: Matches) -> tuple[Layer, ...]:
     )
 
 
-def error_map(target: npt.NDArray[Any], prediction: npt.NDArray[Any], layers: Sequence[Layer]) -> npt.NDArray[np.uint8]:
-    """Return an image of `ERROR_CODES`, of the shape of the label images, in which every mistake has its pixels."""
-    result = np.zeros(target.shape, np.uint8)
-    for layer in layers:
-        labels = target if layer.of_target else prediction
-        result[np.isin(labels, layer.ids) & (labels > 0)] = ERROR_CODES[layer.outcome]
-    return result
+def error_map(
+    target: npt.NDArray[Any], prediction: npt.NDArray[Any], layers: Sequence[Layer], scratch: Scratch = IN_MEMORY
+) -> npt.NDArray[np.uint8]:
+    """Return an image of `ERROR_CODES`, of the shape of the label images, in which every mistake has its pixels.
+
+    It lies in `scratch`; neither it nor the label images need be in memory.
+    """
+
+    def of_block(target: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        result = np.zeros(target.shape, np.uint8)
+        for layer in layers:
+            labels = target if layer.of_target else prediction
+            result[np.isin(labels, layer.ids) & (labels > 0)] = ERROR_CODES[layer.outcome]
+        return result
+
+    return by_blocks(of_block, [target, prediction], np.uint8, scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from parfocal.qc.metrics.bands import bands, blocks
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import release
 
 Mask = npt.NDArray[np.bool_]
 
@@ -90,13 +94,20 @@ def is_probability(image: npt.NDArray[Any], *, name: str) -> bool:
     """
     if image.dtype.kind != "f":
         return False
-    if not np.isfinite(image).all() or image.size == 0:
+    whole = image.size > 0
+    finite = whole
+    for window in blocks(image.shape):
+        finite = finite and bool(np.isfinite(image[window]).all())
+        whole = whole and np.array_equal(image[window], np.floor(image[window]))
+        release(image)
+    if not finite:
         raise InvalidInputError(f"{name} has no pixels, or pixels that are NaN or infinite. Export it again.")
-    if np.array_equal(image, np.floor(image)):
+    if whole:
         return False
-    if image.min() < 0 or image.max() > 1:
+    lowest, highest = value_range(image)
+    if lowest < 0 or highest > 1:
         raise InvalidInputError(
-            f"{name} holds values from {image.min():g} to {image.max():g}. A prediction is a mask (0 and whole "
+            f"{name} holds values from {lowest:g} to {highest:g}. A prediction is a mask (0 and whole "
             "numbers) or the probability of foreground from 0 to 1."
         )
     return True
@@ -118,7 +129,7 @@ def boundary_f(target: Mask, prediction: Mask, tolerance: float) -> float:
     Parameters
     ----------
     target, prediction
-        Masks of one shape, (Y, X) or (Z, Y, X).
+        Masks of one shape, (Y, X) or (Z, Y, X), which need not be in memory.
     tolerance
         Tolerance in pixels, the same along every axis.
 
@@ -127,11 +138,26 @@ def boundary_f(target: Mask, prediction: Mask, tolerance: float) -> float:
     float
         0 to 1; 1 where neither has an outline, 0 where only one has.
     """
-    one, other = _outline(target), _outline(prediction)
-    if not one.any() or not other.any():
-        return float(one.any() == other.any())
-    precision = float((ndimage.distance_transform_edt(~one)[other] <= tolerance).mean())
-    recall = float((ndimage.distance_transform_edt(~other)[one] <= tolerance).mean())
+    reach = math.ceil(tolerance)
+    found, near = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    for band in bands(target.shape, reach + 1):
+        outlines = [_outline(mask[band.padded]) for mask in (target, prediction)]
+        for outline in outlines:
+            # The next one beyond the context is not known, so neither is the outline there.
+            for edge, context in zip((0, -1), band.context, strict=True):
+                if context > reach:
+                    outline[edge] = False
+        release(target)
+        release(prediction)
+        for number, (mine, other) in enumerate(zip(outlines, outlines[::-1], strict=True)):
+            here = mine[band.core]
+            found[number] += np.count_nonzero(here)
+            if here.any() and other.any():
+                distance = ndimage.distance_transform_edt(~other)[band.core]
+                near[number] += np.count_nonzero(distance[here] <= tolerance)
+    if not found.all():
+        return float(not found.any())
+    recall, precision = (float(near[number]) / float(found[number]) for number in range(2))
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
