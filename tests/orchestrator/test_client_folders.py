@@ -264,6 +264,40 @@ def test_a_channel_is_taken_of_composites(composites: Path, pairs_folder: Path) 
     np.testing.assert_array_equal(read_image(composites / "taken.tif").pixels, expected)
 
 
+@pytest.mark.parametrize(
+    ("axes", "part", "left"),
+    [
+        ("ZYX", Part(channels=("2",)), "ZYX"),
+        ("CZYX", Part(channels=("2",), planes=(1, 5)), "ZYX"),
+        ("", Part(channels=("2",), planes=(3, 3)), "YX"),
+        ("CZYX", Part(channels=("2",), planes=(3, 3)), "YX"),
+        ("CYX", Part(channels=("2", "1"), planes=(3, 3)), "CYX"),
+    ],
+)
+def test_of_stacks_of_several_channels_volumes_and_planes_are_taken(
+    tmp_path: Path, axes: str, part: Part, left: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 9999, (3, 5, 2, 32, 40)).astype(np.uint16)
+    for role in ("source", "target"):
+        folder = tmp_path / "train" / role
+        folder.mkdir(parents=True)
+        for number, stack in enumerate(pixels):
+            # Targets lack the channels, and do not say what their axes are.
+            if role == "source":
+                tifffile.imwrite(folder / f"{number}.tif", stack, imagej=True, metadata={"axes": "ZCYX"})
+            else:
+                own = stack[:, 0] if "Z" in left else stack[0, 0]
+                tifffile.imwrite(folder / f"{number}.tif", own, photometric="minisblack", metadata=None)
+    with checked_folder(tmp_path, axes, "paired", None, False, part) as report:
+        assert {image.axes for image in report.train} == {left}
+
+
+def test_axes_that_no_image_has_are_refused_before_a_part_is_taken(composites: Path) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_folder(composites, axes="YXC", part=Part(channels=("2",)))
+    assert [violation.field for violation in caught.value.violations] == ["axes"]
+
+
 def test_a_channel_that_composites_lack_is_refused_with_what_they_have(composites: Path) -> None:
     with pytest.raises(InvalidInputError) as caught:
         check_folder(composites, part=Part(channels=("3",)))
