@@ -221,6 +221,26 @@ def test_scene_channels_and_planes_of_a_file_are_chosen_and_named(several: Path,
     assert "channels DAPI, GFP, phase" in all_channels[0].detail
 
 
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, None),
+        ({"resolution": (300, 300), "resolutionunit": "INCH"}, None),
+        ({"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}, 0.5),
+    ],
+)
+def test_the_pixel_size_of_a_scene_of_a_plain_tiff_is_what_its_tags_say(
+    tmp_path: Path, tags: dict[str, Any], expected: float | None
+) -> None:
+    (tmp_path / "out").mkdir()
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(np.zeros((3, 20, 20), np.uint16), photometric="minisblack")
+        writer.write(np.arange(30 * 40, dtype=np.uint16).reshape(30, 40), **tags)
+    image = read_image(convert(tmp_path / "a.tif", tmp_path / "out", Part("2"))[0])
+    assert image.pixels.shape == (30, 40)
+    assert (image.pixel_size and image.pixel_size.x) == expected
+
+
 @_OLD_KEYWORD
 @pytest.mark.parametrize(
     ("part", "said"),
