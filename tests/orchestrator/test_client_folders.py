@@ -241,6 +241,20 @@ def test_the_pixel_size_of_a_scene_of_a_plain_tiff_is_what_its_tags_say(
     assert (image.pixel_size and image.pixel_size.x) == expected
 
 
+def test_the_same_scene_is_taken_of_sources_and_of_targets_that_have_several(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in folder.glob("*/*/*.tif"):
+        pixels = read_image(path).pixels
+        with tifffile.TiffWriter(path) as writer:
+            writer.write(np.zeros((3, 20, 20), np.uint16), photometric="minisblack")
+            writer.write(pixels, photometric="minisblack")
+    with checked_folder(folder, "", "", None, False, Part("2")) as report:
+        assert {image.shape for image in report.train} == {(64, 80)}
+    # Nothing is wrong with these files.
+    assert not caplog.records
+
+
 @_OLD_KEYWORD
 @pytest.mark.parametrize(
     ("part", "said"),

@@ -194,8 +194,9 @@ class _Wanted:
         # Targets may lack the channels, planes or frames of their sources.
         try:
             found = inspect_image(path, axes=self.axes).axes
-        except InvalidInputError:  # is told with all others
-            return WHOLE
+        except InvalidInputError:
+            # It may hold several images as well; what else is wrong is told with all others.
+            return self.part if self.part.scene else WHOLE
         return replace(
             self.part,
             scene="",

@@ -5,6 +5,7 @@ It is imported only when such a file is met, because that takes a second.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,9 @@ from parfocal.runtime.images._tiff_sizes import tagged_pixel_size
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
+
+# It warns of each reader that it tries in vain before the right one: for every plain TIFF file.
+logging.getLogger("bioio.bio_image").setLevel(logging.ERROR)
 
 PACKAGES: Final = {
     **{".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif", ".dv": "bioio-dv", ".r3d": "bioio-dv"},
