@@ -19,7 +19,7 @@ from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.parts import PART_BYTES
 from parfocal.runtime.store.promises import check_promises
-from parfocal.runtime.store.store import Location, Store
+from parfocal.runtime.store.store import Location, ObjectInfo, Store
 
 
 @pytest.fixture(
@@ -155,3 +155,20 @@ def test_a_file_that_came_meanwhile_is_not_replaced(call: Call, store: Store, th
     with pytest.raises(InvalidInputError, match="differ"):
         list(uploads.publish(upload, [announced("a.tif", data)], "somebody"))
     assert store.read(place) == b"of another upload"
+
+
+def test_a_file_that_another_call_brings_to_its_place_meanwhile_is_not_missing(
+    call: Call, through: Store, tmp_path: Path
+) -> None:
+    sender, data = sender_of_inputs(call), b"some pixels"
+    assert sender.send("a.tif", data) == [200]
+
+    class Overtaken(Store):
+        def stat(self, location: Location) -> ObjectInfo:
+            if FOLDER in location.key and location.name == "a.tif":
+                assert sender.sign("a.tif", data, resume=True).done
+            return super().stat(location)
+
+    uploads = Uploads(Overtaken(through.settings), Signer(through.settings), tmp_path)
+    upload, files = uploads.find("default", sender.begun.upload), [announced("a.tif", data)]
+    assert list(uploads.publish(upload, files, "somebody"))[-1] == (1, 1)

@@ -221,6 +221,40 @@ def test_scene_channels_and_planes_of_a_file_are_chosen_and_named(several: Path,
     assert "channels DAPI, GFP, phase" in all_channels[0].detail
 
 
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, None),
+        ({"resolution": (300, 300), "resolutionunit": "INCH"}, None),
+        ({"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}, 0.5),
+    ],
+)
+def test_the_pixel_size_of_a_scene_of_a_plain_tiff_is_what_its_tags_say(
+    tmp_path: Path, tags: dict[str, Any], expected: float | None
+) -> None:
+    (tmp_path / "out").mkdir()
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(np.zeros((3, 20, 20), np.uint16), photometric="minisblack")
+        writer.write(np.arange(30 * 40, dtype=np.uint16).reshape(30, 40), **tags)
+    image = read_image(convert(tmp_path / "a.tif", tmp_path / "out", Part("2"))[0])
+    assert image.pixels.shape == (30, 40)
+    assert (image.pixel_size and image.pixel_size.x) == expected
+
+
+def test_the_same_scene_is_taken_of_sources_and_of_targets_that_have_several(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in folder.glob("*/*/*.tif"):
+        pixels = read_image(path).pixels
+        with tifffile.TiffWriter(path) as writer:
+            writer.write(np.zeros((3, 20, 20), np.uint16), photometric="minisblack")
+            writer.write(pixels, photometric="minisblack")
+    with checked_folder(folder, "", "", None, False, Part("2")) as report:
+        assert {image.shape for image in report.train} == {(64, 80)}
+    # Nothing is wrong with these files.
+    assert not caplog.records
+
+
 @_OLD_KEYWORD
 @pytest.mark.parametrize(
     ("part", "said"),
@@ -262,6 +296,40 @@ def test_a_channel_is_taken_of_composites(composites: Path, pairs_folder: Path) 
         image.write(composites / "taken.tif")
     expected = read_image(pairs_folder / "train" / "source" / "field0.tif").pixels
     np.testing.assert_array_equal(read_image(composites / "taken.tif").pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("axes", "part", "left"),
+    [
+        ("ZYX", Part(channels=("2",)), "ZYX"),
+        ("CZYX", Part(channels=("2",), planes=(1, 5)), "ZYX"),
+        ("", Part(channels=("2",), planes=(3, 3)), "YX"),
+        ("CZYX", Part(channels=("2",), planes=(3, 3)), "YX"),
+        ("CYX", Part(channels=("2", "1"), planes=(3, 3)), "CYX"),
+    ],
+)
+def test_of_stacks_of_several_channels_volumes_and_planes_are_taken(
+    tmp_path: Path, axes: str, part: Part, left: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 9999, (3, 5, 2, 32, 40)).astype(np.uint16)
+    for role in ("source", "target"):
+        folder = tmp_path / "train" / role
+        folder.mkdir(parents=True)
+        for number, stack in enumerate(pixels):
+            # Targets lack the channels, and do not say what their axes are.
+            if role == "source":
+                tifffile.imwrite(folder / f"{number}.tif", stack, imagej=True, metadata={"axes": "ZCYX"})
+            else:
+                own = stack[:, 0] if "Z" in left else stack[0, 0]
+                tifffile.imwrite(folder / f"{number}.tif", own, photometric="minisblack", metadata=None)
+    with checked_folder(tmp_path, axes, "paired", None, False, part) as report:
+        assert {image.axes for image in report.train} == {left}
+
+
+def test_axes_that_no_image_has_are_refused_before_a_part_is_taken(composites: Path) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_folder(composites, axes="YXC", part=Part(channels=("2",)))
+    assert [violation.field for violation in caught.value.violations] == ["axes"]
 
 
 def test_a_channel_that_composites_lack_is_refused_with_what_they_have(composites: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 from collections.abc import Callable
@@ -124,6 +125,18 @@ def test_a_store_that_takes_nothing_ends_an_upload(
     with pytest.raises(UnavailableError, match=r"movie\.tif \(status 403\)"):
         sent_by(s3, [path], monkeypatch, wrap)
     assert tries == [0, 0, 0]
+
+
+def test_a_store_that_loses_parts_ends_an_upload(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, missing = large_file(tmp_path / "movie.tif", 2), itertools.cycle([0, PART_BYTES])
+
+    def lost(_name: str, files: list[v1.UploadFile], **_resume: bool) -> list[v1.FileUpload]:
+        request = v1.SignedRequest(offset=next(missing), length=1)
+        return [v1.FileUpload(name=files[0].name, requests=[request])]
+
+    monkeypatch.setattr(Catalog, "sign_uploads", lambda _catalog, *arguments, **options: lost(*arguments, **options))
+    with pytest.raises(UnavailableError, match=r"movie\.tif"):
+        sent_by(s3, [path], monkeypatch, lambda _send: lambda *_arguments, **_options: 200)
 
 
 def test_a_file_that_changes_while_it_is_sent_is_refused(

@@ -65,6 +65,12 @@ class Part:
         """Whether something is chosen that an image of any format may have: not all of it is taken."""
         return bool(self.scene or self.channels or self.planes or self.frames)
 
+    def axes_left(self, axes: str) -> str:
+        """Return the axes of an image that is taken of a file with these: without those of which one place is taken."""
+        one_plane, one_frame = (span is not None and span[0] == span[1] for span in (self.planes, self.frames))
+        single = {"C": len(self.channels) == 1, "Z": one_plane, "T": one_frame}
+        return "".join(letter for letter in axes if not single.get(letter))
+
     @property
     def options(self) -> str:
         """The choice as options of the command line."""

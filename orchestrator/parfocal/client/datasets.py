@@ -138,6 +138,9 @@ def checked_folder(
     part: Part = WHOLE,
 ) -> Iterator[FolderReport]:
     """Give the report on a folder; converted copies of proprietary formats live as long as the context."""
+    if axes:
+        # Before files are converted by them.
+        folders.check_axes(axes)
     notes = Notes()
     known: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
@@ -154,8 +157,8 @@ def checked_folder(
             report = folders.check_folder(
                 laid,
                 kind=kind or ("labels" if part.labels else ""),
-                # Of files that are written anew they are known.
-                axes="" if part.of_images else axes,
+                # Files that are written anew have these; targets that stay as they are may not say theirs.
+                axes=part.axes_left(axes),
                 pixel_size_nm=pixel_size_nm,
                 label_components=label_components,
                 readable=readable,
@@ -191,8 +194,9 @@ class _Wanted:
         # Targets may lack the channels, planes or frames of their sources.
         try:
             found = inspect_image(path, axes=self.axes).axes
-        except InvalidInputError:  # is told with all others
-            return WHOLE
+        except InvalidInputError:
+            # It may hold several images as well; what else is wrong is told with all others.
+            return self.part if self.part.scene else WHOLE
         return replace(
             self.part,
             scene="",

@@ -153,7 +153,7 @@ class Upload:
         self, path: Path, announced: v1.UploadFile, signed: v1.FileUpload | None = None, *, resume: bool = False
     ) -> None:
         """Send a file, by `signed` if that is given; with `resume` only what the store lacks."""
-        attempt, status, before = 0, 0, list[int]()
+        attempt, status, before = 0, 0, set[tuple[int, ...]]()
         while True:
             if signed is None:
                 signed = self._catalog.sign_uploads(self._name, [announced], resume=resume)[0]
@@ -161,9 +161,11 @@ class Upload:
                 return
             # Of a new upload nothing can be there; from now on it can, and the store would refuse to replace it.
             requests, signed, resume = signed.requests, None, True
-            offsets = [request.offset for request in requests]
-            # Requests expire, so that a large file takes several rounds on a slow line: whatever has arrived counts.
-            attempt, before = attempt + 1 if offsets == before else 1, offsets
+            offsets = tuple(request.offset for request in requests)
+            # Requests expire, so that a large file takes several rounds on a slow line: whatever has arrived counts. In
+            # a store that loses parts the same ones are missing again, if not each time.
+            attempt = attempt + 1 if offsets in before else 1
+            before.add(offsets)
             if attempt > _ATTEMPTS:
                 break
             try:

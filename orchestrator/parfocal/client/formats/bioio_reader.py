@@ -5,6 +5,7 @@ It is imported only when such a file is met, because that takes a second.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,12 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from tifffile import TiffFile
 
 from parfocal.client.formats.source import Source, number_of_scene, refusal
 from parfocal.runtime.errors import ParfocalError
+from parfocal.runtime.images._tiff_sizes import tagged_pixel_size
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
+
+# It warns of each reader that it tries in vain before the right one: for every plain TIFF file.
+logging.getLogger("bioio.bio_image").setLevel(logging.ERROR)
 
 PACKAGES: Final = {
     **{".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif", ".dv": "bioio-dv", ".r3d": "bioio-dv"},
@@ -58,7 +64,8 @@ def opened_by_bioio(path: Path, name: str, scene: str) -> Iterator[Source]:
         number = number_of_scene(name, scenes, scene)
         if number:
             image.set_scene(number)
-        yield _source(image, name, scenes[number] if len(scenes) > 1 else "")
+        size = _tagged(path, number) if _is_plain_tiff(image) else pixel_size(image)
+        yield _source(image, name, scenes[number] if len(scenes) > 1 else "", *size)
     except UnsupportedFileFormatError as error:
         suffix = path.suffix.lower()
         raise refusal(
@@ -85,8 +92,7 @@ def _check_scenes(path: Path, name: str, scenes: Sequence[str]) -> None:
         raise refusal(name, f"{text} Save each scene as a file of its own, or export the one you need as TIFF.")
 
 
-def _source(image: Any, name: str, scene: str) -> Source:
-    size, notes = pixel_size(image)
+def _source(image: Any, name: str, scene: str, size: PixelSize | None, notes: tuple[Note, ...]) -> Source:
     axes, shape = str(image.dims.order), tuple(int(length) for length in image.shape)
     interval = _said(lambda: image.time_interval)
     seconds = interval.total_seconds() if isinstance(interval, timedelta) else interval
@@ -130,6 +136,19 @@ def pixel_size(image: Any) -> tuple[PixelSize | None, tuple[Note, ...]]:
             notes.append(Note("unit-unknown", unit[:40]))
     x, y, z = lengths
     return (PixelSize(x or y or 0.0, y or x or 0.0, z) if x or y else None), tuple(dict.fromkeys(notes))
+
+
+def _is_plain_tiff(image: Any) -> bool:
+    """Return whether an image is of a TIFF file without OME metadata, whose reader takes any resolution for a size."""
+    return str(type(image.reader).__module__).startswith("bioio_tifffile")
+
+
+def _tagged(path: Path, number: int) -> tuple[PixelSize | None, tuple[Note, ...]]:
+    """Return the pixel size in µm that the tags of an image in a TIFF file say, as of a file that is read whole."""
+    notes: list[Note] = []
+    with TiffFile(path) as tif:
+        found = tagged_pixel_size(tif, notes, number)
+    return (None if found is None else PixelSize(*found)), tuple(notes)
 
 
 def _cure(suffix: str) -> str:

@@ -307,7 +307,7 @@ class Uploads:
             return False
 
     def _land(self, upload: Upload, file: v1.UploadFile | FileEntry) -> ObjectInfo | None:
-        """Write a staged file to its place, and return what is there; None where none is staged.
+        """Write a staged file to its place, and return what is there; None where there is none and none is staged.
 
         Raises
         ------
@@ -319,7 +319,8 @@ class Uploads:
             size = self._store.stat(stage).size
             data = self._store.read(stage) if size == file.size else b""
         except NotFoundError:
-            return None
+            # Another call may have brought it to its place meanwhile.
+            return self._store.stat(place) if self._store.exists(place) else None
         if size != file.size:
             problem = f"has {size} bytes instead of {file.size}"
         elif hashlib.sha256(data).hexdigest() != file.sha256:

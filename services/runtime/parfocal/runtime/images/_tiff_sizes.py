@@ -39,12 +39,12 @@ def has_size(root: ElementTree.Element) -> bool:
     return first is not None and any(first.get(f"PhysicalSize{axis}") is not None for axis in "XY")
 
 
-def tagged_pixel_size(tif: TiffFile, notes: list[Note]) -> tuple[float, float, float | None] | None:
-    """Return the lengths of a pixel along X, Y and Z in µm, as resolutions say them.
+def tagged_pixel_size(tif: TiffFile, notes: list[Note], series: int = 0) -> tuple[float, float, float | None] | None:
+    """Return the lengths of a pixel along X, Y and Z in µm, as resolutions of one of the images in a file say them.
 
     They have ImageJ's units and its `spacing` for Z beside them, or the unit of the tags. What is left out is noted.
     """
-    tags = tif.pages.first.tags
+    tags = (tif.series[series].keyframe if series else tif.pages.first).tags
     density = [_density(tags.valueof(code)) for code in (282, 283)]
     imagej = tif.imagej_metadata or {}
     named = [str(imagej.get(key, "")).strip() for key in ("unit", "xunit", "yunit", "zunit")]
