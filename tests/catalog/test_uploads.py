@@ -390,12 +390,12 @@ def test_the_store_keeps_what_uploads_rest_on(store: Store) -> None:
 
 
 def test_nothing_in_an_inbox_is_replaced_or_removed_by_an_upload(call: Call, store: Store) -> None:
-    first, data = Sender(call, "scope-1", "UPLOAD_KIND_INBOX"), b"an image"
-    assert first.begun.uri == str(store.results / "default" / "_inboxes" / "scope-1")
+    first, data = Sender(call, "scope-of-uploads", "UPLOAD_KIND_INBOX"), b"an image"
+    assert first.begun.uri == str(store.results / "default" / "_inboxes" / "scope-of-uploads")
     assert first.send("plate/a.tif", data) == [200]
     file = announced("plate/a.tif", data)
     assert first.publish(files=[file])[-1].verified == 1
-    again = Sender(call, "scope-1", "UPLOAD_KIND_INBOX")
+    again = Sender(call, "scope-of-uploads", "UPLOAD_KIND_INBOX")
     assert again.sign("plate/a.tif", data).done, "it is there already, by whichever upload"
     with pytest.raises(AlreadyExistsError, match="never replaced"):
         again.sign("plate/a.tif", b"another", resume=True)
@@ -403,10 +403,10 @@ def test_nothing_in_an_inbox_is_replaced_or_removed_by_an_upload(call: Call, sto
     with pytest.raises(InvalidInputError, match="differ"):
         again.publish(files=[other])
     again.call("AbortUpload", upload=again.begun.upload)
-    place = store.results / "default" / "_inboxes" / "scope-1" / "plate" / "a.tif"
+    place = store.results / "default" / "_inboxes" / "scope-of-uploads" / "plate" / "a.tif"
     assert store.read(place) == data
     store.write(place, data[:-1] + b"?")
     with pytest.raises(InvalidInputError, match="differ"):
-        Sender(call, "scope-1", "UPLOAD_KIND_INBOX").publish(files=[file])
+        Sender(call, "scope-of-uploads", "UPLOAD_KIND_INBOX").publish(files=[file])
     with pytest.raises(InvalidInputError):
         Sender(call, "../secret", "UPLOAD_KIND_INBOX")
