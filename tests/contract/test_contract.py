@@ -348,6 +348,15 @@ def test_transfer_learning_starts_from_the_weights_of_a_model(service: Session, 
     assert done.metrics["val_loss"] == pytest.approx(job.metrics["val_loss"], rel=1e-2)
 
 
+def test_frameworks_leave_no_temporary_files(
+    service: Session, trained: tuple[v1.Job, str], images_folder: Path, temporary: Path
+) -> None:
+    from parfocal.runtime.images.files import read_image
+
+    single_image(service, trained[0].outputs[0].uri, read_image(images_folder / "test/source/field1.tif").pixels)
+    assert [path.name for path in temporary.iterdir()] == []
+
+
 @pytest.fixture(scope="module")
 def undisturbed(service: Session, trained: tuple[v1.Job, str]) -> tuple[v1.Job, dict[str, Any]]:
     """A training that is long enough to be disturbed but was not, and its parameters."""
@@ -390,15 +399,6 @@ def test_killing_worker_or_server_changes_nothing_in_the_result(
         digests.append((model.metrics, files))
     assert digests[0][1]
     assert digests[0] == digests[1]
-
-
-def test_frameworks_leave_no_temporary_files(
-    service: Session, trained: tuple[v1.Job, str], images_folder: Path, temporary: Path
-) -> None:
-    from parfocal.runtime.images.files import read_image
-
-    single_image(service, trained[0].outputs[0].uri, read_image(images_folder / "test/source/field1.tif").pixels)
-    assert [path.name for path in temporary.iterdir()] == []
 
 
 def _answers(service: Session, get: v1.GetJobRequest) -> bool:

@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from support import mentions
 
-from parfocal.client.convert import Part, convert, inspect_part, parse_range, taken_again
+from parfocal.client.convert import Part, convert, inspect_part, parse_range, part_of_image, taken_again
 from parfocal.client.datasets import check_folder, checked_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
@@ -263,7 +263,7 @@ def test_the_same_scene_is_taken_of_sources_and_of_targets_that_have_several(
         (Part("third"), ("'third'", "Image:0")),
         (Part("Image:1", ("CFP",)), ("'CFP'", "DAPI, GFP, phase")),
         (Part("Image:1", planes=(2, 3)), ("2 planes", "2 to 3")),
-        (Part("Image:0", frames=(2, 2)), ("1 frames",)),
+        (Part("Image:0", frames=(2, 2)), ("one of its frames",)),
     ],
 )
 def test_a_choice_that_a_file_does_not_have_is_refused_with_what_it_has(
@@ -289,7 +289,7 @@ def test_a_channel_is_taken_of_composites(composites: Path, pairs_folder: Path) 
     with checked_folder(composites, "", "", None, False, Part(channels=("2",))) as report:
         assert {image.axes for image in report.train} == {"YX"}
         converted = next(text for text in report.warnings if text.startswith(Note("converted").sentence))
-        assert "channels 2" in converted
+        assert mentions(converted, "8", "train/source/field0.tif", "channel 2")
         # Targets without channels stay as they are.
         assert "target" not in converted
         image = next(item for item in report.items() if item.file == "train/source/field0.tif")
@@ -347,9 +347,13 @@ def test_labels_of_images_without_labels_are_refused(folder: Path) -> None:
 
 def test_a_prediction_takes_the_channel_that_the_training_took(composites: Path) -> None:
     paths = find_inputs(composites / "test" / "source")
-    assert taken_again("--channel 2", paths) == Part(channels=("2",))
-    assert taken_again("--channel DAPI", paths) == Part()
+    assert taken_again("--channel 2", paths) == (Part(channels=("2",), if_there=True), "channel 2")
+    assert taken_again("--channel DAPI", paths) == (Part(), "")
     assert [inspect_part(path, Part(channels=("2",))) for path in paths] == [("YX", (64, 80))] * 3
+    # Planes may be cut already, and what has no channels is no composite.
+    assert part_of_image(paths[0], Part(channels=("2",), planes=(3, 9), if_there=True)).planes is None
+    write_image(paths[1], Image(read_image(paths[1]).pixels[1], "YX"))
+    assert not part_of_image(paths[1], Part(channels=("2",), if_there=True)).of_images
 
 
 def test_named_axes_are_those_of_the_file_of_which_a_channel_is_taken(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_folder_becomes_a_dataset(tmp_path: Path) -> None:
         write_czi(tmp_path / place / "a.czi", number)
     report = check_folder(tmp_path, "ZYX", kind="paired", part=Part(channels=("DAPI",), frames=(1, 1)))
     assert (len(report.train), report.train[0].shape) == (1, (3, 64, 80))
-    assert any("channels DAPI; frames 1 to 1" in text for text in report.warnings)
+    assert any("channel DAPI; frames 1 to 1" in text for text in report.warnings)
 
 
 def write_lif(path: Path) -> list[NDArray[np.uint16]]:

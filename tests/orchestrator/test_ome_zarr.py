@@ -214,14 +214,18 @@ def test_a_choice_is_remembered_as_options() -> None:
     assert WHOLE.options == ""
 
 
-def test_a_choice_is_taken_again_where_all_files_have_it(tmp_path: Path) -> None:
+def test_a_choice_is_taken_again_where_files_have_it(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.ome.zarr", STACK, "TCZYX", channels=("DAPI", "GFP", "phase"))
     part = Part(channels=("GFP", "DAPI"), planes=(1, 2), frames=(1, 1), wells=("B*",), labels="nuclei")
-    assert taken_again(part.options, [path]) == Part(channels=("GFP", "DAPI"), planes=(1, 2), frames=(1, 1))
+    again = Part(channels=("GFP", "DAPI"), planes=(1, 2), frames=(1, 1), if_there=True)
+    words = "channels GFP, DAPI; planes 1 to 2; frames 1 to 1"
+    assert taken_again(part.options, [path]) == (again, words)
     other = write_image(tmp_path / "b.ome.zarr", STACK, "TCZYX", channels=("DAPI", "green", "phase"))
-    assert taken_again(part.options, [path, other]) == WHOLE
-    assert taken_again(part.options, [path, tmp_path / "c.tif"]) == WHOLE
-    assert taken_again("", [path]) == WHOLE
+    assert taken_again(part.options, [other, tmp_path / "c.tif", path]) == (again, words)
+    with pytest.raises(InvalidInputError, match="'GFP'"):
+        inspect_part(other, again)
+    assert taken_again(part.options, [other]) == (WHOLE, "")
+    assert taken_again("", [path]) == (WHOLE, "")
 
 
 def test_a_link_is_followed(tmp_path: Path, out: Path) -> None:

@@ -16,7 +16,9 @@ from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import httpx
+import numpy as np
 import pytest
+import tifffile
 from fastapi.routing import APIRoute
 from portal_visitor import PROJECT, Visitor
 from support import wait_for
@@ -422,6 +424,42 @@ def test_one_image_is_tried_and_own_images_are_predicted_and_taken_home(
     with zipfile.ZipFile(io.BytesIO(visitor.http.get(f"/p/{PROJECT}/results/{job.id}/all.zip").content)) as archive:
         assert archive.testzip() is None
         assert {*archive.namelist()} == {*own, "manifest.json"}
+
+
+def test_a_channel_of_composites_is_chosen_once(visitor: Visitor, client: Client, files: dict[str, bytes]) -> None:
+    def composite(content: bytes) -> bytes:
+        pixels, file = tifffile.imread(io.BytesIO(content)), io.BytesIO()
+        tifffile.imwrite(file, np.stack([pixels[::-1], pixels]), imagej=True, metadata={"axes": "CYX"})
+        return file.getvalue()
+
+    composites = {name: composite(content) if "/source/" in name else content for name, content in files.items()}
+    upload = visitor.upload(composites)
+    assert "cannot be used yet" in visitor.open(f"uploads/{upload}/checks").text
+    assert "5 training images, 3 for testing" in visitor.open(f"uploads/{upload}/checks?channel=2").text
+    assert visitor.open(f"uploads/{upload}/preview.png?channel=2").headers["content-type"] == "image/png"
+    saved = visitor.send(f"uploads/{upload}/save", name="composites", channel="2")
+    assert saved.url.path == f"/p/{PROJECT}/data/composites/1"
+    form = {"method": "fake-2d", "dataset": "composites:1", "model": "composite", "request_id": "composite"}
+    begun = visitor.send("train", follow=False, **form, **{"p.epochs": "1"})
+    assert client.wait(begun.headers["location"].rsplit("/", 1)[1]).state == v1.JOB_STATE_SUCCEEDED
+
+    own = {name.rsplit("/", 1)[1]: content for name, content in composites.items() if "/test/source/" in name}
+    alone = {name.rsplit("/", 1)[1]: content for name, content in files.items() if "/test/source/" in name}
+    found = []
+    for images in (own, alone):
+        upload = visitor.upload(images)
+        tried = visitor.send("predict/try", model="composite:1", input=upload, image=next(iter(images)))
+        assert "Nothing was stored" in tried.text
+        page = visitor.open(f"predict?model=composite:1&input={upload}").text
+        form = {"model": "composite:1", "input": upload, "request_id": field(page, "request_id")}
+        started = visitor.send("predict", follow=False, **form)
+        job = client.wait(started.headers["location"].rsplit("/", 1)[1])
+        assert job.state == v1.JOB_STATE_SUCCEEDED
+        content = visitor.http.get(f"/p/{PROJECT}/results/{job.id}/all.zip").content
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            found.append([tifffile.imread(io.BytesIO(archive.read(name))) for name in sorted(images)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_comparison_is_planned_and_says_what_is_missing(visitor: Visitor, model: str) -> None:

@@ -113,3 +113,15 @@ def test_a_dataset_keeps_the_names_of_channels(tmp_path: Path) -> None:
     report = check_folder(tmp_path, kind="sources", axes="CYX")
     report.items()[0].write(tmp_path / "out.tif")
     assert read_image(tmp_path / "out.tif").acquired.channels == ("red", "green")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [(["DAPI", "GFP"], ("DAPI", "GFP")), (["DAPI"], ()), (["a", "b", "c", "d"], ())]
+)
+def test_labels_that_fiji_gives_to_channels_are_their_names(
+    tmp_path: Path, labels: list[str], names: tuple[str, ...]
+) -> None:
+    path = tmp_path / "composite.tif"
+    pixels = np.zeros((2, 16, 20), np.uint16)
+    tifffile.imwrite(path, pixels, imagej=True, metadata={"axes": "CYX", "Labels": labels})
+    assert inspect_image(path).acquired.channels == names

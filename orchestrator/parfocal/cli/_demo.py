@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -277,5 +279,6 @@ def _conclude(
             }
         )
         if connection is not None:
-            say("Parfocal goes on running. Stop it with `parfocal down`.")
+            command = "parfocal" if shutil.which("parfocal") else sys.argv[0]
+            say(f"Parfocal goes on running. Stop it with `{command} down`.")
     _work.require_pass(verdict, require_pass)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +233,7 @@ def _predict_files(
     from parfocal.cli._render import print_json, say
     from parfocal.client.parts import choose_parts
     from parfocal.client.requests import prediction_request
-    from parfocal.client.results import find_inputs, most_pixels, result_uri
+    from parfocal.client.results import find_inputs, most_pixels, result_uri, taken_in_training
     from parfocal.client.steps import plan_steps
 
     axes = check_axes(axes)
@@ -246,7 +247,11 @@ def _predict_files(
             _work.require_pass(step.model.verdict, require_pass)
             if "weights" in step.parameters:
                 step.model.manifest.weights_named(step.parameters["weights"])
-        part = part or _taken_in_training(client, first.model.manifest, paths, axes)
+        if not part.of_images:
+            taken, words = taken_in_training(client, first.model.manifest, paths, axes)
+            if taken:
+                say(f"Taken of each file that has it, as for the training: {words} ({taken.options}).")
+                part = replace(taken, wells=part.wells)
         paths, left_out = check_inputs(first.method, first.model.manifest, paths, axes, part)
         parts = parts or choose_parts(most_pixels(paths, axes, part), lambda: client.devices(first.method.name))
         if parts > 1:
@@ -269,26 +274,6 @@ def _predict_files(
             request = prediction_request(step.model.uri, result_uri(job), step.parameters)
             job = _finish(app, client, _work.start_or_join(client, request, again=True), output)
         collect(app, client, job, output, steps[-1].model.verdict, formats, overwrite=overwrite, left_out=left_out)
-
-
-def _taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str) -> Part:
-    """Return what was taken of the files that the model was trained on, if these here have it."""
-    from parfocal.cli._render import say
-    from parfocal.client.convert import WHOLE, taken_again
-    from parfocal.client.published import read_manifest
-    from parfocal.runtime.errors import ParfocalError
-    from parfocal.runtime.store.manifests import DatasetManifest
-
-    if not model.dataset_uri:
-        return WHOLE
-    try:
-        options = read_manifest(client, model.dataset_uri, DatasetManifest).part
-    except ParfocalError:  # deleted, or of a project that does not share it
-        return WHOLE
-    part = taken_again(options, paths, axes)
-    if part:
-        say(f"Taken of each file, as for the training: {part.options}. Options of this command replace that.")
-    return part
 
 
 def _not_made(client: Client, job: v1.Job) -> list[Violation]:

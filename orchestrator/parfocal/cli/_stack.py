@@ -46,7 +46,11 @@ def up(names: tuple[str, ...], portal: bool, prefect: bool, foreground: bool) ->
 
 
 @click.command(cls=Command, short_help="Show what runs, and where.")
-@click.option("--password", is_flag=True, help="Show the password of the workflows' pages instead.")
+@click.option(
+    "--password",
+    is_flag=True,
+    help="Show instead what the pages of the workflows (Prefect) ask for: paste the whole line, user and password.",
+)
 def status(password: bool) -> None:
     """Show what runs, where, and since when. Exit code 4 if something does not."""
     app = current_app()
@@ -193,7 +197,7 @@ def _show(status: StackStatus) -> None:
     print_fields(
         {
             "Browser": status.portal_url if status.running else "",
-            "Workflows": f"{workflows} (password: `parfocal status --password`)" if workflows else "",
+            "Workflows": f"{workflows} (asks for what `parfocal status --password` shows)" if workflows else "",
             "Folder": str(status.folder),
         }
     )

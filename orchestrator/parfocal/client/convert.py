@@ -17,7 +17,7 @@ from parfocal.client.formats.plates import ZARR, field_stem, fields_of, is_plate
 from parfocal.client.formats.source import Chosen, Source, choose, copied, refusal
 from parfocal.runtime.errors import InvalidInputError, OutOfMemoryError
 from parfocal.runtime.images.acquired import Acquired, acquired
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, write_image
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, inspect_image, write_image
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.numbers import whole_number
@@ -46,6 +46,8 @@ class Part:
         The same for test images. Where a plate itself becomes a dataset, they are no training images.
     labels
         Name of the labels of OME-Zarr images that are the targets; "": targets lie in a folder of their own.
+    if_there
+        It was chosen for other images; see `part_of_image`.
     """
 
     scene: str = ""
@@ -55,6 +57,7 @@ class Part:
     wells: tuple[str, ...] = ()
     test_wells: tuple[str, ...] = ()
     labels: str = ""
+    if_there: bool = False
 
     def __bool__(self) -> bool:
         """Whether anything is chosen."""
@@ -89,19 +92,19 @@ class Part:
 WHOLE = Part()
 
 
-def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> Part:
-    """Return what was taken of the images of a dataset, for images that are predicted: scene, channels, planes, frames.
+def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
+    """Return what was taken of the images of a dataset, for images that are predicted, and what that is in words.
 
     Parameters
     ----------
     options
         The choice as `Part.options` says it.
     paths
-        The images. Where one of them lacks what was chosen, they are taken whole.
+        The images. Where none of them has what was chosen, they are taken whole and there are no words.
     axes
         As for `convert`.
     """
-    part = WHOLE
+    part = replace(WHOLE, if_there=True)
     words = shlex.split(options)
     for option, value in zip(words[::2], words[1::2], strict=True):
         match option:
@@ -113,14 +116,49 @@ def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> Part:
                 part = replace(part, planes=parse_range(value, option))
             case "--t":
                 part = replace(part, frames=parse_range(value, option))
-    if not part:
-        return WHOLE
-    try:
-        for path in paths:
-            inspect_part(path, part, axes)
-    except InvalidInputError:
-        return WHOLE
-    return part
+    for path in paths if part.of_images else ():
+        try:
+            own = part_of_image(path, part, axes)
+            if own.of_images:
+                with _opened(path, own, axes) as (_, chosen):
+                    return part, chosen.notes[0].detail
+        except InvalidInputError:  # is told when all are looked at
+            continue
+    return WHOLE, ""
+
+
+def part_of_image(path: Path, part: Part, axes: str = "") -> Part:
+    """Return what is taken of one of several images for which a part was chosen.
+
+    What was chosen for another image (`if_there`) is taken whole of files of the same kind. Of images that services
+    read themselves only channels are taken then, where they have any: they may be cut already.
+
+    Raises
+    ------
+    InvalidInputError
+        The image cannot be read.
+    """
+    if not part.if_there or is_makers_format(path):
+        return part
+    return part_there(path, replace(part, planes=None, frames=None), axes)
+
+
+def part_there(path: Path, part: Part, axes: str = "") -> Part:
+    """Return what is taken of an image without what needs channels, planes or frames that it does not have.
+
+    Raises
+    ------
+    InvalidInputError
+        The image, which services read themselves, cannot be read.
+    """
+    found = inspect_image(path, axes=axes).axes
+    return replace(
+        part,
+        scene="",
+        channels=part.channels if "C" in found else (),
+        planes=part.planes if "Z" in found else None,
+        frames=part.frames if "T" in found else None,
+    )
 
 
 def parse_range(text: str, option: str) -> tuple[int, int] | None:
@@ -257,13 +295,15 @@ def _chosen(source: Source, part: Part, axes: str) -> Chosen:
         numbers["C"] = [_channel(source, lengths.get("C", 1), each) for each in wanted]
     if wanted or (len(names) > 1 and lengths.get("C", 1) > 1):
         taken = numbers.get("C", range(len(names)))
-        words.append(f"channels {', '.join(names[each] if each < len(names) else str(each + 1) for each in taken)}")
+        said = [names[each] if each < len(names) else str(each + 1) for each in taken]
+        words.append(f"channel{'s' * (len(said) > 1)} {', '.join(said)}")
     for letter, title, span in (("Z", "planes", part.planes), ("T", "frames", part.frames)):
         if span is None:
             continue
         first, last = span
         if last > lengths.get(letter, 1):
-            text = f"it has {lengths.get(letter, 1)} {title} and {title} {first} to {last} were chosen."
+            there = f"{lengths[letter]} {title}" if lengths.get(letter, 1) > 1 else f"one of its {title} alone"
+            text = f"it has {there}, and {title} {first} to {last} were chosen."
             raise refusal(source.name, text)
         numbers[letter] = range(first - 1, last)
         words.append(f"{title} {first} to {last}")
@@ -287,5 +327,7 @@ def _channel(source: Source, length: int, wanted: str) -> int:
         return source.channels.index(wanted)
     if 1 <= (whole_number(wanted) or 0) <= length:
         return int(wanted) - 1
+    if length == 1 and not source.channels:
+        raise refusal(source.name, f"it has one channel and {wanted!r} was chosen. Leave the choice out.")
     there = ", ".join(source.channels) or f"{length} without names"
     raise refusal(source.name, f"it has no channel {wanted!r}: there are {there}.")

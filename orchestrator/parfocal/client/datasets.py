@@ -11,7 +11,16 @@ from types import MappingProxyType
 from typing import Any
 
 from parfocal.client.client import Client
-from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, is_makers_format, shown_name
+from parfocal.client.convert import (
+    WHOLE,
+    Part,
+    convert,
+    converted_stem,
+    images_in,
+    is_makers_format,
+    part_there,
+    shown_name,
+)
 from parfocal.client.formats.layout import laid_out
 from parfocal.client.formats.plates import is_plate, is_zarr
 from parfocal.client.published import OnDamaged, log_damaged, manifest_of, read_manifest, read_published
@@ -21,7 +30,7 @@ from parfocal.runtime.datasets import folder as folders
 from parfocal.runtime.datasets.findings import Notes
 from parfocal.runtime.datasets.report import FolderReport, Item
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, printable
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, name_clash, printable
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.store.manifests import (
@@ -193,17 +202,10 @@ class _Wanted:
             return self.part
         # Targets may lack the channels, planes or frames of their sources.
         try:
-            found = inspect_image(path, axes=self.axes).axes
+            return part_there(path, self.part, self.axes)
         except InvalidInputError:
             # It may hold several images as well; what else is wrong is told with all others.
             return self.part if self.part.scene else WHOLE
-        return replace(
-            self.part,
-            scene="",
-            channels=self.part.channels if "C" in found else (),
-            planes=self.part.planes if "Z" in found else None,
-            frames=self.part.frames if "T" in found else None,
-        )
 
 
 def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
@@ -251,7 +253,8 @@ def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Pat
             problems += error.violations
             continue
         for note in found:
-            notes.add(note.sentence, note.at(name))
+            # Training and test images often have the same names.
+            notes.add(note.sentence, note.at(f"{folder.parent.name}/{name}"))
     if problems:
         raise refusal(f"Some images in {folder} cannot be used.", problems)
     for path in everything:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from parfocal.client.client import Client
+from parfocal.client.convert import WHOLE, Part
 from parfocal.client.datasets import checked_folder, read_dataset
 from parfocal.client.transfer import download_files
 from parfocal.runtime.datasets.view import FolderView
@@ -25,13 +26,19 @@ _MOST_IMAGES: Final = 8
 
 
 def preview_folder(
-    folder: Path, parameters: Mapping[str, Any], *, kind: str = "", axes: str = "", augmented: bool = False
+    folder: Path,
+    parameters: Mapping[str, Any],
+    *,
+    kind: str = "",
+    axes: str = "",
+    part: Part = WHOLE,
+    augmented: bool = False,
 ) -> bytes:
     """Return a sheet of a folder's training images as PNG; the folder is checked as for `create_dataset`.
 
     Parameters
     ----------
-    folder, kind, axes
+    folder, kind, axes, part
         As for `check_folder`.
     parameters
         Those of a training; what does not decide how patches look is passed over.
@@ -43,12 +50,14 @@ def preview_folder(
     InvalidInputError
         As for `check_folder`.
     """
-    with sampled_folder(folder, kind=kind, axes=axes) as (sample, manifest):
+    with sampled_folder(folder, kind=kind, axes=axes, part=part) as (sample, manifest):
         return _sheet(sample, manifest, parameters, augmented)
 
 
 @contextmanager
-def sampled_folder(folder: Path, *, kind: str = "", axes: str = "") -> Iterator[tuple[Path, DatasetManifest]]:
+def sampled_folder(
+    folder: Path, *, kind: str = "", axes: str = "", part: Part = WHOLE
+) -> Iterator[tuple[Path, DatasetManifest]]:
     """Yield some training images of a folder, as they would be published, in a folder of their own, and their manifest.
 
     Raises
@@ -57,7 +66,7 @@ def sampled_folder(folder: Path, *, kind: str = "", axes: str = "") -> Iterator[
         As for `check_folder`.
     """
     with (
-        checked_folder(folder, axes, kind, None, False) as report,
+        checked_folder(folder, axes, kind, None, False, part) as report,
         tempfile.TemporaryDirectory(prefix="parfocal-") as scratch,
     ):
         items = {item.file: item for item in report.items()}

@@ -19,7 +19,9 @@ from parfocal.client.convert import (
     inspect_part,
     is_converted,
     is_makers_format,
+    part_of_image,
     shown_name,
+    taken_again,
 )
 from parfocal.client.exports import AS_STORED, Formats
 from parfocal.client.formats.plates import check_name_of_zarr, plate_of
@@ -27,7 +29,14 @@ from parfocal.client.published import read_manifest
 from parfocal.client.transfer import OnProgress, download_files, no_progress
 from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets.pairs import PASSED_OVER, is_hidden
-from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, Violation, refusal
+from parfocal.runtime.errors import (
+    InvalidInputError,
+    NotFoundError,
+    ParfocalError,
+    PreconditionError,
+    Violation,
+    refusal,
+)
 from parfocal.runtime.images.files import (
     IMAGE_SUFFIXES,
     image_stem,
@@ -40,7 +49,7 @@ from parfocal.runtime.images.files import (
 )
 from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.images.scratch import Scratch
-from parfocal.runtime.store.manifests import ModelManifest, ResultManifest
+from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest, ResultManifest
 
 
 def find_inputs(path: Path, wells: Sequence[str] = ()) -> list[Path]:
@@ -119,6 +128,29 @@ def _is_image(path: Path) -> bool:
     return path.name[0] != "." and (path.suffix.lower() in IMAGE_SUFFIXES or is_makers_format(path))
 
 
+def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
+    """Return what was taken of the files that a model was trained on, and in words, if any of these images has it.
+
+    Parameters
+    ----------
+    client
+        The model's.
+    model
+        The model.
+    paths
+        The images to predict.
+    axes
+        What somebody says that their axes are; "" if the files say it.
+    """
+    if not model.dataset_uri:
+        return WHOLE, ""
+    try:
+        options = read_manifest(client, model.dataset_uri, DatasetManifest).part
+    except ParfocalError:  # deleted, or of a project that does not share it
+        return WHOLE, ""
+    return taken_again(options, paths, axes)
+
+
 def unsuitable_inputs(
     method: v1.Method, model: ModelManifest, paths: Sequence[Path], axes: str = "", part: Part = WHOLE
 ) -> dict[Path, Violation]:
@@ -157,6 +189,7 @@ def most_pixels(paths: Sequence[Path], axes: str = "", part: Part = WHOLE) -> in
 
 
 def _inspect(path: Path, axes: str, part: Part) -> tuple[str, tuple[int, ...]]:
+    part = part_of_image(path, part, axes)
     if is_converted(path, part):
         return inspect_part(path, part, axes)
     header = inspect_image(path, axes=axes)
@@ -208,9 +241,9 @@ def upload_inputs(
     ):
 
         def prepare(path: Path) -> ToSend:
-            readable = path
-            if is_converted(path, part):
-                readable, _ = convert(path, Path(scratch), part, axes)
+            readable, own = path, part_of_image(path, part, axes)
+            if is_converted(path, own):
+                readable, _ = convert(path, Path(scratch), own, axes)
             elif axes:
                 readable = Path(scratch) / f"{input_stem(path)}.tif"
                 write_image(readable, open_image(path, Scratch(Path(scratch) / "arrays"), axes=axes))

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 
 from parfocal import v1
 from parfocal.client import Client
+from parfocal.client.convert import Part
 from parfocal.client.dataset_checks import check_method, earlier_check, finding_rows, headline, purpose_sentences
 from parfocal.client.datasets import check_folder, create_dataset, list_datasets, read_dataset
 from parfocal.client.models import list_models
@@ -154,7 +155,7 @@ def upload_preview(request: Request, client: ClientHere, portal: PortalHere, upl
     """Return a sheet of the upload's training images."""
     values = _upload_values(client, portal, upload, request.query_params)
     with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
-        sheet = preview_folder(folder, {}, kind=values["kind"], axes=values["axes"])
+        sheet = preview_folder(folder, {}, kind=values["kind"], axes=values["axes"], part=values["part"])
     return Response(sheet, media_type="image/png")
 
 
@@ -273,6 +274,7 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
     folders: dict[str, list[UploadedFile]] = {}
     for file in files:
         folders.setdefault(file.folder, []).append(file)
+    channel = query.get("channel", "").strip()[:100]
     trained = sum(len(members) for folder, members in folders.items() if roles[folder] == "train/source")
     return {
         "upload": upload,
@@ -286,6 +288,8 @@ def _upload_values(client: Client, portal: Portal, upload: str, query: Mapping[s
         "kinds": KINDS,
         "axes": query.get("axes", "") if query.get("axes", "") in _AXES else "",
         "axes_choices": _AXES,
+        "channel": channel,
+        "part": Part(channels=(channel,) if channel else ()),
         "hold_out": no_test and trained >= HELD_OUT and (query.get("hold_out", "") == "yes" or "shown" not in query),
         "can_hold_out": no_test and trained >= HELD_OUT,
         "held_out": HELD_OUT,
@@ -299,7 +303,7 @@ def _check(
 ) -> tuple[FolderReport | None, InvalidInputError | None]:
     with portal.uploads.arranged(client.project, upload, values["roles"], hold_out=values["hold_out"]) as folder:
         try:
-            return check_folder(folder, values["axes"], kind=values["kind"]), None
+            return check_folder(folder, values["axes"], kind=values["kind"], part=values["part"]), None
         except InvalidInputError as error:
             return None, _without_place(error, folder)
 
@@ -347,6 +351,7 @@ def _save(request: Request, client: Client, portal: Portal, upload: str, form: M
                     folder,
                     axes=values["axes"],
                     kind=values["kind"],
+                    part=values["part"],
                     licence=form.get("licence", "").strip(),
                     description=form.get("description", "").strip(),
                     class_names=_class_names(form),

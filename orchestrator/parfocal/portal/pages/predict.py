@@ -18,10 +18,11 @@ from starlette.concurrency import run_in_threadpool
 
 from parfocal import v1
 from parfocal.client import Client
+from parfocal.client.convert import WHOLE, convert, part_of_image
 from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.requests import prediction_request
-from parfocal.client.results import find_inputs, unsuitable_inputs, upload_inputs
+from parfocal.client.results import find_inputs, taken_in_training, unsuitable_inputs, upload_inputs
 from parfocal.client.single_images import PredictedImage
 from parfocal.portal.forms import make_form, sent_parameters
 from parfocal.portal.guard import require_work
@@ -32,7 +33,7 @@ from parfocal.portal.portal import ClientHere, Portal, PortalHere, go, page, pre
 from parfocal.portal.tables import Table, place_of, read_table
 from parfocal.portal.words import address, makes_prediction, title_in
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, ParfocalError, Violation, refusal
-from parfocal.runtime.images.files import Image, ImageLimits, image_stem, read_image
+from parfocal.runtime.images.files import Image, ImageLimits, image_stem, inspect_image, read_image
 from parfocal.runtime.store.manifests import DatasetManifest, ResultManifest
 from parfocal.runtime.store.names import check_request_id, new_request_id, versioned_name
 from parfocal.runtime.store.store import Location
@@ -274,7 +275,7 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
         if name not in values["images"]:
             name = values["images"][0]
         begun = time.monotonic()
-        image = _read(client, portal, values["upload"], chosen, name)
+        image = _read(client, portal, values, chosen, name)
         own = {key.removeprefix("p."): value for key, value in sent.items() if key.startswith("p.")}
         parameters = sent_parameters(values["method"], v1.JOB_KIND_PREDICTION, {**own, "sent": "yes"}) if own else {}
         predicted = client.predict_image(client.model_uri(values["model"]), image, parameters)
@@ -301,11 +302,16 @@ def _try(request: Request, client: Client, portal: Portal, sent: dict[str, str])
     return page(request, "predict.html", **values, tried=found)
 
 
-def _read(client: Client, portal: Portal, upload: str, chosen: str, name: str) -> Image:
+def _read(client: Client, portal: Portal, values: dict[str, Any], chosen: str, name: str) -> Image:
     """Return one of the chosen images; one that is too large to be tried is refused before it is decoded."""
     limits = ImageLimits(portal.settings.max_image_pixels, portal.settings.max_image_bytes)
-    if upload:
-        return read_image(portal.uploads.place(client.project, upload) / name, limits=limits)
+    if values["upload"]:
+        path = portal.uploads.place(client.project, values["upload"]) / name
+        inspect_image(path, limits=limits)
+        part, _ = taken_in_training(client, values["summary"].manifest, [path]) if values["summary"] else (WHOLE, "")
+        with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
+            own = part_of_image(path, part)
+            return read_image(convert(path, Path(scratch), own)[0] if own.of_images else path, limits=limits)
     manifest, _ = _dataset(client, chosen)
     place = Location.parse(client.dataset_uri(title_in(client.project, manifest)))
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
@@ -368,11 +374,13 @@ def _send(client: Client, portal: Portal, values: dict[str, Any], request_id: st
                 raise InvalidInputError(f"Two files are called {link.name}. Rename one of them and upload it again.")
             link.symlink_to(place / name)
         paths = find_inputs(Path(scratch))
-        unsuitable = unsuitable_inputs(values["method"], values["summary"].manifest, paths)
+        model = values["summary"].manifest
+        part, _ = taken_in_training(client, model, paths)
+        unsuitable = unsuitable_inputs(values["method"], model, paths, part=part)
         if unsuitable:
             problems = [Violation(path.name, violation.description) for path, violation in unsuitable.items()]
             raise refusal("Some images cannot be predicted with this model; nothing was started:", problems)
-        return upload_inputs(client, request_id, paths)
+        return upload_inputs(client, request_id, paths, part=part)
 
 
 def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:

@@ -269,7 +269,7 @@ def _layout_problems(
                 "or give --axes YXS if the method takes colour."
             ]
         if "C" in extra:
-            text = f"{have}: save the one of its {lengths['C']} channels that you need"
+            text = f"{have}: choose the one of its {lengths['C']} channels that you need (for example --channel 1)"
             return [f"{text}; or, if these are planes of a volume, add --axes ZYX." if planes == ["C"] else f"{text}."]
         text = f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks"
         volume = "T" in extra and planes == ["T"]

@@ -110,8 +110,13 @@ def ome_acquired(root: ElementTree.Element) -> Acquired:
 
 
 def imagej_acquired(metadata: Mapping[str, Any]) -> Acquired:
-    """Return what ImageJ's metadata say."""
-    return acquired(seconds=metadata.get("finterval"), unit=str(metadata.get("tunit", "s")))
+    """Return what ImageJ's metadata say.
+
+    Labels of slices are names of channels where there is one for each channel and nothing else.
+    """
+    labels = metadata.get("Labels") or ()
+    names = labels if len(labels) == metadata.get("channels") == metadata.get("images") else ()
+    return acquired(names, seconds=metadata.get("finterval"), unit=str(metadata.get("tunit", "s")))
 
 
 def _between_planes(pixels: ElementTree.Element) -> float | None:

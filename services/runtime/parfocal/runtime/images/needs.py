@@ -77,4 +77,6 @@ class ImageNeeds:
             return "It is a single frame: save the whole recording as one stack."
         if "Z" in self.axes and not set("ZCS") & set(axes):
             return "It has no planes along Z: save whole stacks, or use a model for single planes."
-        return "Convert colour or multi-channel images to single channels first."
+        if "C" in axes:
+            return "Choose the channel that you need (for example --channel 1), or save it as an image of its own."
+        return "Convert colour images to single channels first."

@@ -44,7 +44,7 @@ NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "bytes-left-out": "Files have more bytes behind their pixels, which belong to no image and were not read",
         "blocks-missing": "Some blocks of OME-Zarr images are missing, as writers leave out empty ones: their pixels "
         "have the fill value of the file. If the images should not be empty there, copy them again",
-        "converted": "Images of other formats were converted",
+        "converted": "Images were converted, or a part of them was taken",
         "reader": "The reader of the files reports faults in them",
     }
 )

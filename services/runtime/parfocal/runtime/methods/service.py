@@ -341,6 +341,8 @@ def _violation(model: type[Parameters], detail: ErrorDetails) -> Violation:
     if detail["type"] == "extra_forbidden":
         import difflib
 
+        if name == "preset":
+            return Violation(name, "There is no parameter 'preset': choose a preset beside parameters (--preset).")
         near = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(model.model_fields)}."
         return Violation(name, f"There is no parameter {name!r}.{hint}")
