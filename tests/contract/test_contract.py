@@ -354,7 +354,8 @@ def test_frameworks_leave_no_temporary_files(
     from parfocal.runtime.images.files import read_image
 
     single_image(service, trained[0].outputs[0].uri, read_image(images_folder / "test/source/field1.tif").pixels)
-    assert [path.name for path in temporary.iterdir()] == []
+    # PyTorch makes an empty folder, once.
+    assert [path.name for path in temporary.rglob("*") if path.is_file()] == []
 
 
 @pytest.fixture(scope="module")

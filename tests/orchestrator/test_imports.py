@@ -9,7 +9,7 @@ from support import ROOT
 # What images, datasets and published files are is told once, in the runtime; jobs, servers and drivers are none of the
 # client's. What patches look like, what trainings require of a computer, what a table of detections or the pace of a
 # prediction says, and what the description of a package says belong to trainings, predictions and imports there.
-ROOMS = {"errors", "rpc_errors", "settings", "traces", "access", "images", "datasets", "store"}
+ROOMS = {"errors", "numbers", "rpc_errors", "settings", "traces", "access", "images", "datasets", "store"}
 FURTHER = {
     "parfocal.runtime.methods.capacity",
     "parfocal.runtime.packages.description",
