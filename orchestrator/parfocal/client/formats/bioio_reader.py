@@ -18,9 +18,9 @@ from tifffile import TiffFile
 
 from parfocal.client.formats.source import Source, number_of_scene, refusal
 from parfocal.runtime.errors import ParfocalError
-from parfocal.runtime.images._tiff_sizes import tagged_pixel_size
 from parfocal.runtime.images.files import PixelSize
 from parfocal.runtime.images.notes import Note
+from parfocal.runtime.images.tiff_sizes import tagged_pixel_size
 from parfocal.runtime.images.units import UNCALIBRATED, length_in_micrometres, micrometres
 
 # It warns of each reader that it tries in vain before the right one: for every plain TIFF file.

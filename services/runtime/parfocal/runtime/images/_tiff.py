@@ -21,9 +21,9 @@ from xml.etree import ElementTree
 import numpy as np
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage, TiffPageSeries
 
-from parfocal.runtime.images._tiff_sizes import elements, has_size, ome_pixel_size, tagged_pixel_size
 from parfocal.runtime.images.acquired import UNKNOWN, Acquired, imagej_acquired, ome_acquired
 from parfocal.runtime.images.notes import Note
+from parfocal.runtime.images.tiff_sizes import elements, has_size, ome_pixel_size, tagged_pixel_size
 
 # Their planes or positions are laid out in the makers' own ways; bioio reads them on the way in.
 _VENDOR_KINDS = {

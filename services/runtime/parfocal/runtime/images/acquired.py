@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from parfocal.runtime.images._tiff_sizes import elements
+from parfocal.runtime.images.tiff_sizes import elements
 from parfocal.runtime.numbers import whole_number
 
 _SECONDS: Final = {
