@@ -356,6 +356,16 @@ def test_a_prediction_takes_the_channel_that_the_training_took(composites: Path)
     assert not part_of_image(paths[1], Part(channels=("2",), if_there=True)).of_images
 
 
+def test_what_is_seen_in_the_pixels_alone_is_told_of_a_part_too(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "colours.tif", np.full((3, 16, 20, 4), 255, np.uint8)
+    pixels[1, ..., 0] = 7
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"], metadata={"axes": "ZYXS"})
+    (tmp_path / "out").mkdir()
+    made, notes = convert(path, tmp_path / "out", Part(planes=(2, 2)))
+    np.testing.assert_array_equal(read_image(made).pixels, pixels[1, ..., :3])
+    assert Note("alpha-dropped") in notes
+
+
 def test_named_axes_are_those_of_the_file_of_which_a_channel_is_taken(tmp_path: Path) -> None:
     path, pixels = tmp_path / "plain.tif", np.arange(2 * 3 * 16 * 20, dtype=np.uint16).reshape(2, 3, 16, 20)
     tifffile.imwrite(path, pixels, photometric="minisblack")

@@ -130,8 +130,8 @@ def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> tuple[Pa
 def part_of_image(path: Path, part: Part, axes: str = "") -> Part:
     """Return what is taken of one of several images for which a part was chosen.
 
-    What was chosen for another image (`if_there`) is taken whole of files of the same kind. Of images that services
-    read themselves only channels are taken then, where they have any: they may be cut already.
+    A choice that was made for other images (`if_there`) holds for all files that are converted. Of images that services
+    read themselves it takes channels alone, where they have any: their planes and frames may have been cut already.
 
     Raises
     ------

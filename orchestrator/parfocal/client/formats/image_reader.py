@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from parfocal.client.formats.source import Source
-from parfocal.runtime.images.files import inspect_image, open_image
+from parfocal.runtime.images.files import Image, inspect_image, open_image
 from parfocal.runtime.images.scratch import Scratch
 
 
@@ -38,15 +35,15 @@ def opened_image(path: Path, name: str, axes: str) -> Iterator[Source]:
     with tempfile.TemporaryDirectory(prefix="parfocal-") as folder:
 
         @cache
-        def pixels() -> NDArray[Any]:
-            return open_image(path, Scratch(Path(folder)), axes=axes).pixels
+        def decoded() -> Image:
+            return open_image(path, Scratch(Path(folder)), axes=axes)
 
         yield Source(
             name=name,
             axes=header.axes,
             shape=header.shape,
             dtype=header.dtype,
-            read=lambda window: pixels()[window],
+            read=lambda window: decoded().pixels[window],
             steps=tuple(
                 length if letter in "YXS" else 1 for letter, length in zip(header.axes, header.shape, strict=True)
             ),
@@ -55,5 +52,7 @@ def opened_image(path: Path, name: str, axes: str) -> Iterator[Source]:
             seconds=header.acquired.seconds,
             date=header.acquired.date,
             notes=header.notes,
+            # What is only seen in the pixels, such as a transparency that was left out.
+            faults=lambda: tuple(note for note in decoded().notes if note not in header.notes),
             rgb="S" in header.axes,
         )
