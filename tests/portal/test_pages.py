@@ -451,6 +451,7 @@ def test_a_channel_of_composites_is_chosen_once(visitor: Visitor, client: Client
         tried = visitor.send("predict/try", model="composite:1", input=upload, image=next(iter(images)))
         assert "Nothing was stored" in tried.text
         page = visitor.open(f"predict?model=composite:1&input={upload}").text
+        assert ("as for the training: channel 2" in page) == (images is own)
         form = {"model": "composite:1", "input": upload, "request_id": field(page, "request_id")}
         started = visitor.send("predict", follow=False, **form)
         job = client.wait(started.headers["location"].rsplit("/", 1)[1])

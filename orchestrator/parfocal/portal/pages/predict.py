@@ -236,8 +236,12 @@ def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str
     ]
     upload = chosen if chosen and "/" not in chosen and ":" not in chosen else ""
     images: list[str] = []
+    part, taken = WHOLE, ""
     if upload:
         images = [file.path for file in portal.uploads.files(client.project, upload)]
+        if summary:
+            place = portal.uploads.place(client.project, upload)
+            part, taken = taken_in_training(client, summary.manifest, [place / name for name in images])
     elif chosen:
         manifest, split = _dataset(client, chosen)
         images = [image.file for image in manifest.select(split, _source(summary))]
@@ -252,6 +256,8 @@ def _values(client: Client, portal: Portal, model: str, chosen: str) -> dict[str
         "chosen": chosen,
         "upload": upload,
         "images": images,
+        "part": part,
+        "taken": taken,
         "request_id": new_request_id("predict"),
     }
 
@@ -308,9 +314,8 @@ def _read(client: Client, portal: Portal, values: dict[str, Any], chosen: str, n
     if values["upload"]:
         path = portal.uploads.place(client.project, values["upload"]) / name
         inspect_image(path, limits=limits)
-        part, _ = taken_in_training(client, values["summary"].manifest, [path]) if values["summary"] else (WHOLE, "")
+        own = part_of_image(path, values["part"])
         with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
-            own = part_of_image(path, part)
             return read_image(convert(path, Path(scratch), own)[0] if own.of_images else path, limits=limits)
     manifest, _ = _dataset(client, chosen)
     place = Location.parse(client.dataset_uri(title_in(client.project, manifest)))
@@ -374,13 +379,11 @@ def _send(client: Client, portal: Portal, values: dict[str, Any], request_id: st
                 raise InvalidInputError(f"Two files are called {link.name}. Rename one of them and upload it again.")
             link.symlink_to(place / name)
         paths = find_inputs(Path(scratch))
-        model = values["summary"].manifest
-        part, _ = taken_in_training(client, model, paths)
-        unsuitable = unsuitable_inputs(values["method"], model, paths, part=part)
+        unsuitable = unsuitable_inputs(values["method"], values["summary"].manifest, paths, part=values["part"])
         if unsuitable:
             problems = [Violation(path.name, violation.description) for path, violation in unsuitable.items()]
             raise refusal("Some images cannot be predicted with this model; nothing was started:", problems)
-        return upload_inputs(client, request_id, paths, part=part)
+        return upload_inputs(client, request_id, paths, part=values["part"])
 
 
 def _sources(client: Client, manifest: ResultManifest) -> dict[str, str]:
