@@ -177,14 +177,14 @@ def score_regions(
     parts = []
     for number, similarity in enumerate(ssim.by_part):
         nrmse = math.sqrt(float(squares[number]) / int(pixels[number])) if pixels[number] else math.nan
-        pearson = pearson_of(_Part(image, target, mask, inside=number == 0))
+        pearson = pearson_of(PartOfPixels(image, target, mask, inside=number == 0))
         parts.append(RegionScore(nrmse, psnr_of(nrmse), similarity, pearson, snr_of(pearson)))
     return parts[0], parts[1]
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The values of image and target inside or outside the foreground, band by band."""
+class PartOfPixels:
+    """The values of image and target inside or outside the foreground, band by band; of stacks some planes at once."""
 
     image: npt.NDArray[Any]
     target: npt.NDArray[Any]

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
-from parfocal.qc.metrics.images.foreground import RegionScore, snr_of
+from parfocal.qc.metrics.images.foreground import PartOfPixels, RegionScore, snr_of
 from parfocal.qc.metrics.images.restoration import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
@@ -118,6 +118,12 @@ def score_volume(
             if len(ring) == SSIM_WINDOW:
                 similarities += _ssim_of_middle(ring, None if mask is None else mask[index - SSIM_BORDER])
     nrmse = math.sqrt(_mean(errors[0]))
+    parts = [
+        None
+        if mask is None
+        else _region(PartOfPixels(image, target, mask, inside=number == 1), errors[number], similarities[number])
+        for number in (1, 2)
+    ]
     return VolumeScore(
         nrmse=nrmse,
         psnr=psnr_of(nrmse),
@@ -126,27 +132,12 @@ def score_volume(
         offset=fit.offset,
         pearson=fit.pearson,
         failed=failure_of(fit),
-        inside=None if mask is None else _region(_Part(image, target, mask, True), errors[1], similarities[1]),
-        outside=None if mask is None else _region(_Part(image, target, mask, False), errors[2], similarities[2]),
+        inside=parts[0],
+        outside=parts[1],
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The values of image and target inside or outside the foreground, plane by plane."""
-
-    image: npt.NDArray[Any]
-    target: npt.NDArray[Any]
-    mask: npt.NDArray[np.bool_]
-    inside: bool
-
-    def __iter__(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        for plane, target_plane, mask in zip(self.image, self.target, self.mask, strict=True):
-            chosen = np.flatnonzero(mask if self.inside else ~mask)
-            yield plane.ravel().take(chosen), target_plane.ravel().take(chosen)
-
-
-def _region(part: _Part, error: Float64, similarity: Float64) -> RegionScore:
+def _region(part: PartOfPixels, error: Float64, similarity: Float64) -> RegionScore:
     nrmse, pearson = math.sqrt(_mean(error)), pearson_of(part)
     return RegionScore(nrmse, psnr_of(nrmse), _mean(similarity), pearson, snr_of(pearson))
 
