@@ -260,7 +260,7 @@ def _load(module: str, programs: Sequence[str]) -> None:
             load_object(work.run)
         if method.implementation:
             load_with_framework(method.implementation)
-            # At the end of every training, with a library for figures.
+            # Every training imports it at its end, and with it a library for figures.
             importlib.import_module("parfocal.runtime.training.report")
 
 

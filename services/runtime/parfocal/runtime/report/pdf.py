@@ -32,7 +32,8 @@ from reportlab.platypus import (
 from parfocal.runtime.report.content import SIGNS, Block, Heading, Notice, Picture, Report, Table, Text
 from parfocal.runtime.report.fonts import FONT, drawable
 
-# Pictures as they are instead of as text: that is a quarter larger, and took a quarter of a whole evaluation to write.
+# Pictures go into the file as they are. Written as text they are a quarter larger, and ReportLab's Python for that took
+# a quarter of a whole evaluation.
 rl_config.useA85 = 0
 
 _MARGIN: Final = 20 * mm
