@@ -22,8 +22,9 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from parfocal.demo.simulate import simulate_pair
+from parfocal.qc.metrics.images.fit import scale_target
 from parfocal.qc.metrics.images.foreground import Foreground, find_foreground, score_regions
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.restoration import score_scaled
 
 Image = npt.NDArray[Any]
 Treatment = Callable[[Image, Foreground], Image]

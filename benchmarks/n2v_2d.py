@@ -32,7 +32,7 @@ from common import Clock, options_for, restoration_quality, train_and_predict, t
 from parfocal.n2v import SERVICE
 from parfocal.n2v.masking import struct_mask
 from parfocal.qc.metrics.baselines.gaussian import DEFAULT_SIGMAS, gaussian_baseline
-from parfocal.qc.metrics.images.restoration import fitted_psnr, scale_target
+from parfocal.qc.metrics.images.fit import fitted_psnr, scale_target
 from parfocal.runtime.datasets.pairs import find_images
 from parfocal.runtime.images.files import read_image
 from parfocal.runtime.methods.device import Device

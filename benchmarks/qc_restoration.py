@@ -29,11 +29,12 @@ from scipy.signal.windows import tukey
 from skimage.filters import threshold_otsu
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
+from parfocal.qc.metrics.images.fit import scale_target
 from parfocal.qc.metrics.images.foreground import find_foreground, score_regions
 from parfocal.qc.metrics.images.microssim import MicroFit, micro_ssim_map
 from parfocal.qc.metrics.images.multiscale import MS_SSIM_WEIGHTS
 from parfocal.qc.metrics.images.resolution import correlate_spectra, spectrum
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.restoration import score_scaled
 from parfocal.qc.metrics.parallel import default_workers, map_bounded
 from parfocal.runtime.images.ssim import mean_ssim, mean_ssim_by_part
 

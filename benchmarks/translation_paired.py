@@ -31,7 +31,8 @@ from watched import chosen, normalised, read_images, read_table, train, write_ta
 from parfocal.fnet import SERVICE as FNET
 from parfocal.gan import SERVICE as GAN
 from parfocal.qc.metrics.baselines.linear import fit_linear_predictor
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.fit import scale_target
+from parfocal.qc.metrics.images.restoration import score_scaled
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.methods.implementation import Selection
 from parfocal.runtime.methods.service import Service

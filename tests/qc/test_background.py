@@ -17,8 +17,9 @@ from support import mentions
 from parfocal.demo.simulate import simulate_pair
 from parfocal.qc.evaluation.rows import write_metrics_csv
 from parfocal.qc.evaluation.statistics import image_scores
+from parfocal.qc.metrics.images.fit import scale_target
 from parfocal.qc.metrics.images.foreground import find_foreground
-from parfocal.qc.metrics.images.restoration import RestorationScore, scale_target, score_scaled
+from parfocal.qc.metrics.images.restoration import RestorationScore, score_scaled
 from parfocal.qc.restoration.background import background_shift, shared_gain, shift_remark
 from parfocal.qc.restoration.judge import judge, summarise
 from parfocal.qc.restoration.metrics import METRICS, score_row

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics.baselines.gaussian import best_gaussian_sigma, gaussian_baseline
-from parfocal.qc.metrics.images.restoration import fitted_psnr, scale_target
+from parfocal.qc.metrics.images.fit import fitted_psnr, scale_target
 from parfocal.runtime.errors import InvalidInputError
 
 

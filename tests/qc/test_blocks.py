@@ -24,9 +24,10 @@ from parfocal.qc.metrics.baselines.linear import LinearPredictor
 from parfocal.qc.metrics.baselines.otsu import OtsuBaseline
 from parfocal.qc.metrics.baselines.pixels import fit_pixel_classifier
 from parfocal.qc.metrics.images import microssim
+from parfocal.qc.metrics.images.fit import with_range
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim_map, micro_ssim_means, sample_for_fit
 from parfocal.qc.metrics.images.resolution import fourier_correlation
-from parfocal.qc.metrics.images.restoration import maps_within, score_scaled, with_range
+from parfocal.qc.metrics.images.restoration import maps_within, score_scaled
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
 from parfocal.qc.metrics.objects.classes import classes_of_objects
 from parfocal.qc.metrics.objects.confusion import confusion_matrix

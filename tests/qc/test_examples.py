@@ -10,7 +10,8 @@ from matplotlib.image import AxesImage
 
 from parfocal.qc.evaluation.statistics import ImageScore
 from parfocal.qc.figures.drawing import save_png
-from parfocal.qc.metrics.images.restoration import CONTRAST_INVERTED, score_restoration
+from parfocal.qc.metrics.images.fit import CONTRAST_INVERTED
+from parfocal.qc.metrics.images.restoration import score_restoration
 from parfocal.qc.restoration.examples import EXAMPLE_PIXELS, Example, examples_figure
 from parfocal.qc.restoration.job import typical
 from parfocal.qc.restoration.judge import PRIMARY

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
 
+from parfocal.qc.metrics.images.fit import scale_target
 from parfocal.qc.metrics.images.foreground import find_foreground, score_regions
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.restoration import score_scaled
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
+from parfocal.qc.metrics.images.fit import scale_target
 from parfocal.qc.metrics.images.multiscale import MS_SSIM_WEIGHTS, multiscale_from, multiscale_ssim, scale_count
-from parfocal.qc.metrics.images.restoration import scale_target, score_restoration, score_scaled, score_stack
+from parfocal.qc.metrics.images.restoration import score_restoration, score_scaled, score_stack
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.ssim import ssim_and_contrast_maps, ssim_map
 

@@ -10,17 +10,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from parfocal.qc.metrics.images.restoration import (
+from parfocal.qc.metrics.images.fit import (
     CONSTANT_PREDICTION,
     CONTRAST_INVERTED,
     PSNR_CEILING,
     affine_fit,
     fitted_psnr,
     scale_target,
-    score_restoration,
-    score_scaled,
-    score_stack,
 )
+from parfocal.qc.metrics.images.restoration import score_restoration, score_scaled, score_stack
 from parfocal.runtime.errors import InvalidInputError
 
 

@@ -16,10 +16,11 @@ from skimage.metrics import structural_similarity
 from support import mentions, publish_dataset, publish_images, read_published
 
 from parfocal import v1
+from parfocal.qc.metrics.images.fit import scale_target
 from parfocal.qc.metrics.images.foreground import find_foreground
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim, micro_ssim_map, sample_for_fit
 from parfocal.qc.metrics.images.resolution import fourier_correlation
-from parfocal.qc.metrics.images.restoration import scale_target, score_scaled
+from parfocal.qc.metrics.images.restoration import score_scaled
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
 from parfocal.runtime.images.ssim import mean_ssim_by_part
 from parfocal.runtime.store.manifests import RESULT_MANIFEST, ResultManifest

@@ -18,7 +18,8 @@ from support import mentions
 from parfocal.qc.evaluation.rows import write_metrics_csv
 from parfocal.qc.evaluation.statistics import statistics
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
-from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, RestorationScore
+from parfocal.qc.metrics.images.fit import CONSTANT_PREDICTION, CONTRAST_INVERTED
+from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.qc.restoration.judge import judge, summarise
 from parfocal.qc.restoration.metrics import METRICS, PRIMARY, SHOWN, score_row
 from parfocal.qc.restoration.parameters import ImageComparisonParameters, RestorationThresholds

@@ -9,8 +9,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
+from parfocal.qc.metrics.images.fit import CONSTANT_PREDICTION, CONTRAST_INVERTED
 from parfocal.qc.metrics.images.foreground import find_foreground
-from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED, score_stack
+from parfocal.qc.metrics.images.restoration import score_stack
 from parfocal.qc.metrics.images.volume import score_volume
 from parfocal.runtime.errors import InvalidInputError
 

@@ -27,8 +27,9 @@ from parfocal.qc.metrics.bands import SAMPLED, is_large, sample_windows
 from parfocal.qc.metrics.baselines.blind import BlindGaussian, choose_blind_gaussian
 from parfocal.qc.metrics.baselines.gaussian import BaselineChoice, NothingToFitError, best_gaussian_sigma
 from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_predictor, match_moments
+from parfocal.qc.metrics.images.fit import with_range
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD
-from parfocal.qc.metrics.images.restoration import maps_within, with_range
+from parfocal.qc.metrics.images.restoration import maps_within
 from parfocal.qc.restoration.background import background_shift
 from parfocal.qc.restoration.examples import EXAMPLE_PIXELS, Example, examples_figure
 from parfocal.qc.restoration.figure import Whole, restoration_figure

@@ -21,6 +21,7 @@ from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
 from parfocal.qc.metrics._arrays import Float64
 from parfocal.qc.metrics.bands import bands
+from parfocal.qc.metrics.images.fit import has_range, with_range
 from parfocal.qc.metrics.images.foreground import Foreground, RegionScore, above, find_foreground, score_regions
 from parfocal.qc.metrics.images.microssim import MicroFit, MicroSample, fit_micro_ssim, micro_ssim_means, sample_for_fit
 from parfocal.qc.metrics.images.resolution import (
@@ -30,14 +31,7 @@ from parfocal.qc.metrics.images.resolution import (
     correlate_spectra,
     spectrum,
 )
-from parfocal.qc.metrics.images.restoration import (
-    RestorationMaps,
-    RestorationScore,
-    has_range,
-    score_scaled,
-    score_stack,
-    with_range,
-)
+from parfocal.qc.metrics.images.restoration import RestorationMaps, RestorationScore, score_scaled, score_stack
 from parfocal.qc.metrics.images.uncertainty import LEVELS, coverage
 from parfocal.qc.metrics.images.volume import score_volume
 from parfocal.qc.metrics.parallel import map_bounded, workers_for

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics._arrays import Float32, Float64
 from parfocal.qc.metrics.bands import bands
-from parfocal.qc.metrics.images.restoration import fitted_psnr, has_range, scale_target
+from parfocal.qc.metrics.images.fit import fitted_psnr, has_range, scale_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release

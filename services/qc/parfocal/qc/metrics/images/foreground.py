@@ -36,7 +36,8 @@ from skimage.filters import threshold_otsu
 
 from parfocal.qc.metrics._arrays import check_values, naming
 from parfocal.qc.metrics.bands import bands, blocks, by_blocks
-from parfocal.qc.metrics.images.restoration import RestorationMaps, psnr_of, target_range
+from parfocal.qc.metrics.images.fit import psnr_of, target_range
+from parfocal.qc.metrics.images.restoration import RestorationMaps
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.correlation import pearson_of
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release

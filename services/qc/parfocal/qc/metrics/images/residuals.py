@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_values
-from parfocal.qc.metrics.images.restoration import CONSTANT_PREDICTION, CONTRAST_INVERTED
+from parfocal.qc.metrics.images.fit import CONSTANT_PREDICTION, CONTRAST_INVERTED
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.noise import noise_sigma
 

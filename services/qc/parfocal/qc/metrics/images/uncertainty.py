@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float64, check_values, naming
 from parfocal.qc.metrics.bands import bands
-from parfocal.qc.metrics.images.restoration import RestorationScore, with_range
+from parfocal.qc.metrics.images.fit import with_range
+from parfocal.qc.metrics.images.restoration import RestorationScore
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.pixel_values import value_range
 from parfocal.runtime.images.scratch import release

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
+from parfocal.qc.metrics.images.fit import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.images.foreground import PartOfPixels, RegionScore, snr_of
-from parfocal.qc.metrics.images.restoration import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images._window_moments import (
