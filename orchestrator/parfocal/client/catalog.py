@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import grpc
-import urllib3
 
 from parfocal import v1
 from parfocal.client.services import Service
+from parfocal.client.signed import SignedRequests
 from parfocal.runtime.errors import InvalidInputError, UnavailableError, Violation
 from parfocal.runtime.rpc_errors import from_rpc_error
 from parfocal.runtime.store.names import check_name, parse_version
@@ -23,45 +20,7 @@ _PAGE = 100
 _SCAN_SECONDS = 300.0
 _STREAM_SECONDS = 3600.0
 
-_SIGNATURE: Final = "X-Amz-Signature"
-# Bytes that are read and sent at a time: whole parts in memory took as long to make room for as to hash.
-_BLOCK: Final = 2**20
-
 KINDS: Final = {"dataset": v1.ENTRY_KIND_DATASET, "model": v1.ENTRY_KIND_MODEL, "result": v1.ENTRY_KIND_RESULT}
-
-
-def _without_signatures(record: logging.LogRecord) -> bool:
-    """Shorten signed addresses in what the HTTP library logs: whoever has one can send or fetch a file with it."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(
-            each.partition("?")[0] if isinstance(each, str) and _SIGNATURE in each else each for each in record.args
-        )
-    return True
-
-
-for _name in ("urllib3.connectionpool", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(_without_signatures)
-
-
-class _Part:
-    """A part of a file as one that the HTTP library can read, and read again when it repeats a request."""
-
-    def __init__(self, file: io.FileIO, name: str, offset: int, length: int) -> None:
-        self._file = file
-        self._name = name
-        self._end = offset + length
-        self.tell = file.tell
-        self.seek = file.seek
-        file.seek(offset)
-
-    def read(self, size: int) -> bytes:
-        left = self._end - self._file.tell()
-        data = self._file.read(min(size, left))
-        if left and not data:
-            # The store would wait for the rest.
-            text = "has become shorter while it was sent"
-            raise InvalidInputError(f"{self._name} {text}. Send it once it is complete.", [Violation(self._name, text)])
-        return data
 
 
 class Catalog:
@@ -78,20 +37,7 @@ class Catalog:
     def __init__(self, service: Service | None, project: str) -> None:
         self.project = project
         self._service = service
-        self._http = urllib3.PoolManager(
-            maxsize=16,
-            blocksize=_BLOCK,
-            # The first one also limits how long a piece of a file may take to go out, on slow lines or to a busy store.
-            timeout=urllib3.Timeout(connect=30.0, read=60.0),
-            # A request that creates an object may be repeated: the second one is refused if the first has arrived.
-            retries=urllib3.Retry(
-                total=4,
-                connect=1,
-                backoff_factor=0.2,
-                status_forcelist=(500, 502, 503, 504),
-                allowed_methods={"GET", "PUT"},
-            ),
-        )
+        self._store = SignedRequests()
 
     @property
     def address(self) -> str:
@@ -100,7 +46,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close the channel, and the connections to the store."""
-        self._http.clear()
+        self._store.close()
         if self._service is not None:
             self._service.close()
 
@@ -408,37 +354,11 @@ class Catalog:
 
     def send(self, request: v1.SignedRequest, path: Path) -> int:
         """Send the part of a file that a signed request is for, and return the status that the store answers."""
-        with path.open("rb", buffering=0) as file:
-            answer = self._ask(request, body=_Part(file, path.name, request.offset, request.length))
-        answer.drain_conn()
-        return answer.status
+        return self._store.send(request, path)
 
     def fetch(self, request: v1.SignedRequest, path: Path) -> int:
         """Write what a signed request fetches to a file, and return the status that the store answers."""
-        answer = self._ask(request, preload_content=False)
-        try:
-            with path.open("wb") as file:
-                for data in answer.stream(2**20):
-                    file.write(data)
-        except urllib3.exceptions.HTTPError:
-            raise self._silent(request) from None
-        finally:
-            answer.release_conn()
-        return answer.status
-
-    def _ask(self, request: v1.SignedRequest, **options: Any) -> urllib3.BaseHTTPResponse:
-        try:
-            return self._http.request(request.method, request.url, headers=dict(request.headers), **options)
-        except urllib3.exceptions.HTTPError:
-            # Its message has the address, which is a secret.
-            raise self._silent(request) from None
-
-    @staticmethod
-    def _silent(request: v1.SignedRequest) -> UnavailableError:
-        return UnavailableError(
-            f"The store at {urlsplit(request.url).netloc} does not answer. Check that it runs and can be reached from "
-            "here (`parfocal status`), and try again."
-        )
+        return self._store.fetch(request, path)
 
     def named(self, kind: str, name: str, *, exact: bool = False) -> v1.EntryName:
         """Return "name" or "name:version" as requests say it; with `exact` the version must be there."""
