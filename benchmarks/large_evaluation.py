@@ -8,8 +8,9 @@ A store and the service of quality control run on this machine, and one image is
 
 Images are those of `large_images.py`, with as much noise as an input, a prediction and a target have; of labels and
 classes the prediction is the target two pixels off. The training image, on which a baseline is chosen, has the same
-size. The peak is the largest resident set of any process of the service, its workers included. `--no-maps` leaves out
-the maps, and `--services` takes the code of quality control from the folder `services` of another checkout, to compare.
+size. The peak is the largest resident set of any process of the service, its workers included. `--planes 8` judges
+stacks of as many planes, `--no-maps` leaves out the maps, and `--services` takes the code of quality control from the
+folder `services` of another checkout, to compare.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ _METHODS = {"restoration": "restoration", "labels": "instances", "classes": "sem
 _NOISE = {"source": 60.0, "prediction": 15.0, "target": 3.0}
 
 
-def write_image(path: Path, side: int, role: str, kind: str) -> None:
-    """Write an image of discs on a grid tile by tile: grey values with noise, or their labels or classes."""
+def write_image(path: Path, side: int, role: str, kind: str, planes: int) -> None:
+    """Write an image of discs on a grid tile by tile: grey values with noise, or their labels or classes.
+
+    A stack has the same labels and classes in all its planes.
+    """
     shifted = 2 if role == "prediction" and kind != "restoration" else 0
     at = (np.arange(_TILE) - shifted) % _GRID - _GRID // 2
     disc = at[:, np.newaxis] ** 2 + at**2 < 15**2
@@ -51,8 +55,8 @@ def write_image(path: Path, side: int, role: str, kind: str) -> None:
     tiles_along = -(-side // _TILE)
 
     def tiles() -> Iterator[NDArray[Any]]:
-        for number in range(tiles_along**2):
-            row, column = divmod(number, tiles_along)
+        for number in range(max(1, planes) * tiles_along**2):
+            row, column = divmod(number % tiles_along**2, tiles_along)
             if role == "source" or kind == "restoration":
                 brightness = 300 + 600 * ((row + column) % 4)
                 yield np.clip(noise[number % 4] + brightness * disc, 0, 65535).astype(dtype)
@@ -70,15 +74,16 @@ def write_image(path: Path, side: int, role: str, kind: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path, ome=True, bigtiff=True) as tif:
         options: dict[str, Any] = {"tile": (_TILE, _TILE), "compression": "zlib", "maxworkers": 1}
-        tif.write(tiles(), shape=(side, side), dtype=dtype, metadata={"axes": "YX"}, **options)
+        shape = (planes, side, side) if planes else (side, side)
+        tif.write(tiles(), shape=shape, dtype=dtype, metadata={"axes": "ZYX"[-len(shape) :]}, **options)
 
 
 def judge(folder: Path, server: S3Server, side: int, options: argparse.Namespace) -> str:
     """Judge one image and return a line of the table."""
     for split in ("train", "test"):
         for role in ("source", "target"):
-            write_image(folder / "data" / split / role / "image.tif", side, role, options.kind)
-    write_image(folder / "predicted" / "image.tif", side, "prediction", options.kind)
+            write_image(folder / "data" / split / role / "image.tif", side, role, options.kind, options.planes)
+    write_image(folder / "predicted" / "image.tif", side, "prediction", options.kind, options.planes)
     store = server.store()
     spec = v1.EvaluationSpec(
         method=_METHODS[options.kind],
@@ -110,7 +115,8 @@ def judge(folder: Path, server: S3Server, side: int, options: argparse.Namespace
         summary = json.loads(read_published(store, job.outputs[0].uri, SUMMARY_FILE))
         found = ", ".join(f"{name} {value:.4f}" for name, value in summary["headline"].items())
     load = os.getloadavg()[0]
-    return f"| {options.kind} | {side} x {side} | {largest / 2**20:.0f} | {seconds:.0f} | {load:.1f} | {found} |"
+    size = f"{options.planes} x {side} x {side}" if options.planes else f"{side} x {side}"
+    return f"| {options.kind} | {size} | {largest / 2**20:.0f} | {seconds:.0f} | {load:.1f} | {found} |"
 
 
 def _family(pid: int) -> list[int]:
@@ -142,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=sorted(_METHODS), required=True)
     parser.add_argument("--sides", type=int, nargs="+", required=True, help="squares of so many pixels")
+    parser.add_argument("--planes", type=int, default=0, help="planes of a stack; 0: no stacks")
     parser.add_argument("--no-maps", action="store_true")
     parser.add_argument("--services", type=Path, help="folder `services` of another checkout")
     parser.add_argument("--folder", type=Path, help="folder with room, by default that of temporary files")
