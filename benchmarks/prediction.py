@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,14 @@ class Running:
     def spare_worker(self) -> psutil.Process | None:
         """Return the worker that waits for another job, None where there is none."""
         assert self._process.process is not None
-        return next(iter(psutil.Process(self._process.process.pid).children()), None)
+        commands: dict[psutil.Process, list[str]] = {}
+        for child in psutil.Process(self._process.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # a zombie is meant too: it has ended
+                commands[child] = child.cmdline()
+        # Workers have the command line of the process that they are forks of: it is the oldest one, and always there.
+        forks = [child for child, command in commands.items() if "parfocal.runtime.jobs.fork_server" in command]
+        forks.sort(key=psutil.Process.create_time)
+        return next((child for child in commands if child not in forks[:1]), None)
 
     def end_spare_worker(self) -> None:
         """Wait until no worker waits any more, so that the next job has to start one."""
