@@ -69,7 +69,7 @@ class SemanticJudge(Judge[SemanticParameters, Item, ScoredClasses]):
     metrics = METRICS
     shown = SHOWN
     headline = ("iou", "dice", "boundary_f1")
-    pixel_bytes = 50
+    pixel_bytes = 55
     held = Held(pixels=2**24, planes=20)
     definition = DEFINITION
 
