@@ -326,6 +326,27 @@ def test_an_image_that_is_gone_through_in_parts_is_refused_for_its_parts_alone(m
     assert mentions(refused.value.message, "stack", "50 x 90 x 90")
 
 
+def test_a_plane_that_is_needed_whole_counts_whole_by_the_memory_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(pixels=100, planes=1, banded=False)
+    assert [held.of(shape) for shape in ((20, 30), (5, 5), (50, 10, 20), (3, 4, 5))] == [600, 25, 200, 60]
+    images = [Shaped((50, 10, 20), "coarse"), Shaped((50, 10, 10), "fine")]
+    needed = {"coarse": 100, "fine": 400}
+    monkeypatch.setattr(room, "available_memory", lambda: 2 * 40_000 + 1)
+    monkeypatch.setattr(room, "workers_for", lambda _: 8)
+    assert workers_that_fit(images, lambda image: needed[image.label], held) == 2
+    monkeypatch.setattr(room, "available_memory", lambda: 39_000)
+    with pytest.raises(OutOfMemoryError) as refused:
+        workers_that_fit(images, lambda image: needed[image.label], held)
+    assert mentions(refused.value.message, "fine", "50 x 10 x 10")
+
+
+def test_the_size_of_a_stack_that_fits_is_that_of_its_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "available_memory", lambda: 10 * 8 * 100**2)
+    with pytest.raises(OutOfMemoryError) as refused:
+        workers_that_fit([Shaped((8, 200, 200), "stack")], 10)
+    assert mentions(refused.value.message, "8 x 200 x 200", "100 x 100")
+
+
 def test_people_are_told_once_that_a_baseline_was_chosen_on_windows() -> None:
     class Context:
         warnings: ClassVar[list[str]] = []

@@ -30,6 +30,7 @@ from parfocal.qc.dataset.purpose import Purpose, purpose_of
 from parfocal.qc.dataset.report import dataset_report
 from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, write_sheets
 from parfocal.qc.evaluation.publish import packages_of, publish_result, published_before
+from parfocal.qc.evaluation.room import SizedImage, size_of, workers_that_fit
 from parfocal.qc.metrics.objects.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.report import write_report
@@ -57,6 +58,8 @@ DEFINITION: Final = (
 """Definitions of the numbers, to be printed beside them."""
 
 _LOOKED_AT: Final = 8
+# For each pixel of a source or a target, of a field that has both.
+_PIXEL_BYTES: Final = 60
 
 
 def evaluate(context: JobContext) -> None:
@@ -70,8 +73,10 @@ def evaluate(context: JobContext) -> None:
     spec = context.job.evaluation
     dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
     source = _Images(context, dataset, spec.split)
+    workers = workers_that_fit(source.sizes(), _PIXEL_BYTES, what="checking it")
+    source.look()
     folder, scratch = empty_folder(context.scratch / "evaluation"), empty_folder(context.scratch / "thumbnails")
-    records = _measure(context, source, scratch)
+    records = _measure(context, source, scratch, workers)
     limits = parameters.thresholds()
     findings = find(records, limits, whole=not spec.split)
     purpose = purpose_of(records, findings, limits, dataset.kind)
@@ -158,12 +163,20 @@ class _Images:
         self._classes = dataset.kind == "classes"
         self._unpaired = dataset.unpaired
         roles = sorted({image.role for image in self._images}, key=lambda role: (role.startswith("target"), role))
-        self._kinds: dict[str, Kind] = {role: self._kind(role) for role in roles}
+        self._kinds: dict[str, Kind] = {}
         self._files = {(image.split, image.role, image.stem): image.file for image in self._images}
         order = {"train": 0, "test": 1}
         self._images.sort(
             key=lambda image: (order.get(image.split, 2), image.split, image.stem, roles.index(image.role))
         )
+
+    def sizes(self) -> list[SizedImage]:
+        """Return the sizes of the images."""
+        return [size_of(image, f"{image.split}/{image.role}/{image.stem}") for image in self._images]
+
+    def look(self) -> None:
+        """Tell what each role holds, by the pixels of some of its images."""
+        self._kinds = {role: self._kind(role) for role in dict.fromkeys(image.role for image in self._images)}
 
     def fields(self) -> Iterator[list[Picture]]:
         """Yield the images of one field of view after the other, training images first; an unpaired image is alone."""
@@ -210,10 +223,10 @@ class _Images:
         return self._context.cache.fetch(self._context.store, self._place, self._entries[image.file])
 
 
-def _measure(context: JobContext, images: _Images, scratch: Path) -> list[Record]:
+def _measure(context: JobContext, images: _Images, scratch: Path, workers: int) -> list[Record]:
     total = images.count()
     records: list[Record] = []
-    for number, measured in enumerate(map_bounded(measure_field, images.fields()), start=1):
+    for number, measured in enumerate(map_bounded(measure_field, images.fields(), workers), start=1):
         context.check_cancelled()
         records.extend(measured.records)
         _keep(scratch, measured)

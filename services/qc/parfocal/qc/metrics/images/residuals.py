@@ -32,6 +32,7 @@ from parfocal.qc.metrics._arrays import Float32, Float64, check_values
 from parfocal.qc.metrics.images.fit import CONSTANT_PREDICTION, CONTRAST_INVERTED
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.noise import noise_sigma
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 
 SMOOTHING: Final = 2.0
 """Sigma in pixels of the Gaussian under which the residual is compared with noise."""
@@ -108,7 +109,7 @@ class ResidualMaps:
 
 
 def score_residual(
-    source: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
+    source: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str, scratch: Scratch = IN_MEMORY
 ) -> tuple[ResidualScore, ResidualMaps]:
     """Score a restored image by what was taken away from its input.
 
@@ -116,9 +117,11 @@ def score_residual(
     ----------
     source, prediction
         Grey values of one shape, (Y, X), or (…, Y, X) for stacks, which are scored plane by plane and averaged; sides
-        of 8 pixels at least.
+        of 8 pixels at least. They need not be in memory.
     name
         Name of the image, for errors.
+    scratch
+        Where the maps lie.
 
     Raises
     ------
@@ -141,11 +144,14 @@ def score_residual(
     for what, values in (("input", source), ("prediction", prediction)):
         check_values(values, f"{what} {name}")
     shape = (-1, *source.shape[-2:])
-    planes = zip(source.reshape(shape), prediction.reshape(shape), strict=True)
-    maps = ResidualMaps(np.zeros(source.shape, np.float32), np.zeros(source.shape, np.float32))
-    into = zip(maps.residual.reshape(shape), maps.deviation.reshape(shape), strict=True)
-    scores = [_score(*pair, ResidualMaps(*where)) for pair, where in zip(planes, into, strict=True)]
-    known = [score for score in scores if score is not None]
+    maps = ResidualMaps(scratch.zeros(source.shape, np.float32), scratch.zeros(source.shape, np.float32))
+    arrays = [each.reshape(shape) for each in (source, prediction, maps.residual, maps.deviation)]
+    known = []
+    for pixels, predicted, *into in zip(*arrays, strict=True):
+        if (score := _score(pixels, predicted, ResidualMaps(*into))) is not None:
+            known.append(score)
+        for each in arrays:
+            release(each)
     if not known:
         raise NoNoiseError(
             f"{name}: the input shows no noise, so that there is nothing to compare a residual with. Judge such images "
