@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 from support import mentions
 
+from parfocal.qc.detection.baseline import choose_boxes
 from parfocal.qc.evaluation import room
 from parfocal.qc.evaluation.inputs import Item
 from parfocal.qc.evaluation.room import Held, workers_that_fit
@@ -23,9 +24,12 @@ from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
 from parfocal.qc.metrics.baselines.linear import LinearPredictor
 from parfocal.qc.metrics.baselines.otsu import OtsuBaseline
 from parfocal.qc.metrics.baselines.pixels import fit_pixel_classifier
+from parfocal.qc.metrics.baselines.spots import locate_spots
 from parfocal.qc.metrics.images import microssim
 from parfocal.qc.metrics.images.fit import with_range
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim_map, micro_ssim_means, sample_for_fit
+from parfocal.qc.metrics.images.reconstructions import mean_frame
+from parfocal.qc.metrics.images.residuals import score_residual
 from parfocal.qc.metrics.images.resolution import fourier_correlation
 from parfocal.qc.metrics.images.restoration import maps_within, score_scaled
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
@@ -299,6 +303,50 @@ def test_predicted_classes_and_their_baselines_in_blocks(probability: bool, requ
     assert (whole[2] is not None) == probability
     for part, one in zip(judged(request.getfixturevalue("in_blocks")), whole, strict=True):
         np.testing.assert_array_equal(part, one)
+
+
+@pytest.mark.parametrize("shape", [(201, 187), (3, 201, 187), (201, 187, 3)])
+def test_boxes_of_an_image_in_blocks_are_those_of_the_whole(shape: Any, request: pytest.FixtureRequest) -> None:
+    plane = RNG.integers(0, 5000, (201, 187)) > 4980
+    plane = 900 * ndimage.gaussian_filter(plane.astype(float), 3)
+    source = np.broadcast_to(plane[..., np.newaxis] if shape[-1] == 3 else plane, shape) + RNG.normal(0, 0.1, shape)
+    pairs = [(source, np.array([[20, 20, 40, 40]], np.float32))]
+    known = {"cell": 3}
+    whole = choose_boxes(pairs, 0.5, ["cell"], known)
+    found = whole.find(source)
+    scratch = request.getfixturevalue("in_blocks")
+    parts = choose_boxes(pairs, 0.5, ["cell"], known, scratch)
+    assert parts.describe() == whole.describe()
+    np.testing.assert_array_equal(parts.find(source, scratch).corners, found.corners)
+    assert len(found.corners) > 5
+    # Some of them lie in two bands.
+    edges = [band.rows.stop for band in bands.bands((201, 187))]
+    assert any(y0 < edge < y1 for edge in edges for y0, _, y1, _ in found.corners)
+
+
+def test_residuals_of_a_stack_that_is_not_in_memory_are_those_of_one_that_is(in_blocks: Scratch) -> None:
+    stack = 500 + 60 * RNG.standard_normal((5, 61, 47))
+    prediction = gaussian_filter(stack, (0, 2, 2))
+    score, maps = score_residual(stack, prediction, name="a")
+    mapped = [in_blocks.zeros(stack.shape, np.float64) for _ in range(2)]
+    for array, values in zip(mapped, (stack, prediction), strict=True):
+        array[:] = values
+    again, others = score_residual(*mapped, name="a", scratch=in_blocks)
+    assert again == score
+    assert isinstance(others.residual, np.memmap)
+    np.testing.assert_array_equal(others.residual, maps.residual)
+    np.testing.assert_array_equal(others.deviation, maps.deviation)
+
+
+def test_frames_that_are_not_in_memory_have_the_mean_and_the_spots_of_those_that_are(in_blocks: Scratch) -> None:
+    frames = RNG.poisson(100, (7, 40, 50)).astype(np.uint16)
+    frames[3, 20, 30] += 2000
+    mapped = in_blocks.zeros(frames.shape, np.uint16)
+    mapped[:] = frames
+    np.testing.assert_array_equal(mean_frame(mapped), frames.mean(axis=0, dtype=np.float64))
+    (one, two) = (locate_spots(each, 8.0) for each in (frames, mapped))
+    assert len(one.y) > 0
+    np.testing.assert_array_equal(one.y, two.y)
 
 
 @dataclass(frozen=True)

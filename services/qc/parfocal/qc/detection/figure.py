@@ -157,6 +157,9 @@ def draw_boxes(
     top, left = window[0].start, window[1].start
     for layer in shown:
         for place, (y0, x0, y1, x1) in enumerate(layer.corners.tolist()):
+            # Of a large image most are not.
+            if y1 < top or x1 < left or y0 > window[0].stop or x0 > window[1].stop:
+                continue
             # Pixels have their centre at whole numbers in the figure, and boxes lie between pixels.
             x, y = x0 - left - 0.5, y0 - top - 0.5
             box = Rectangle((x, y), x1 - x0, y1 - y0, fill=False, edgecolor=layer.colour, linestyle=layer.line)
