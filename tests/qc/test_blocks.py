@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 from support import mentions
 
+from parfocal.qc.dataset.images import Picture, measure_field
 from parfocal.qc.detection.baseline import choose_boxes
 from parfocal.qc.evaluation import room
 from parfocal.qc.evaluation.inputs import Item
@@ -36,6 +37,7 @@ from parfocal.qc.metrics.objects.boundaries import boundary_distances
 from parfocal.qc.metrics.objects.classes import classes_of_objects
 from parfocal.qc.metrics.objects.confusion import confusion_matrix
 from parfocal.qc.metrics.objects.instances import score_instances
+from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
 from parfocal.qc.metrics.objects.regions import connected_regions
 from parfocal.qc.metrics.objects.semantic import boundary_f
@@ -347,6 +349,58 @@ def test_frames_that_are_not_in_memory_have_the_mean_and_the_spots_of_those_that
     (one, two) = (locate_spots(each, 8.0) for each in (frames, mapped))
     assert len(one.y) > 0
     np.testing.assert_array_equal(one.y, two.y)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "kind"),
+    [
+        ("YX", (203, 187), "image"),
+        ("ZYX", (5, 101, 87), "image"),
+        ("YXS", (203, 187, 3), "image"),
+        ("CYX", (2, 203, 187), "image"),
+        ("YX", (203, 187), "labels"),
+        ("YX", (203, 187), "mask"),
+    ],
+)
+def test_a_field_of_a_dataset_in_blocks_has_the_measures_of_the_whole(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], kind: Any, request: pytest.FixtureRequest
+) -> None:
+    plane = np.clip(gaussian_filter(RNG.standard_normal(shape), [3 * (axis in "YX") for axis in axes]), 0, None)
+    clean = 200 + 3000 * plane / plane.std()
+    target = np.roll(clean, 1, axes.index("X"))
+    if kind != "image":
+        target = ndimage.label(target > 1500)[0] if kind == "labels" else target > 1500
+    images = {"source": clean + 300 * RNG.standard_normal(shape), "target": target}
+    for role, pixels in images.items():
+        dtype = np.uint8 if axes.endswith("S") else np.uint16
+        scaled = pixels / 30 if dtype == np.uint8 else pixels
+        write_image(tmp_path / f"{role}.tif", Image(np.clip(scaled, 0, None).astype(dtype), axes), compress=False)
+    pictures = [
+        Picture("train", role, "field", tmp_path / f"{role}.tif", axes, None, "image" if role == "source" else kind)
+        for role in images
+    ]
+    whole = measure_field(pictures)
+    parts = measure_field(pictures, request.getfixturevalue("in_blocks"))
+    for part, one in zip(parts.records, whole.records, strict=True):
+        assert part.values == pytest.approx(one.values, rel=1e-5, abs=1e-9)
+        assert (part.digest, part.same, part.marked, part.problem) == (one.digest, one.same, one.marked, "")
+        np.testing.assert_array_equal(part.sizes, one.sizes)
+        assert (part.print is None) == (one.print is None) == (part.picture.kind != "image")
+        if part.print is not None and one.print is not None:
+            np.testing.assert_allclose(part.print, one.print, atol=1e-6)
+    assert "likeness" in whole.records[1].values
+    for part, one in zip(parts.thumbnails, whole.thumbnails, strict=True):
+        np.testing.assert_array_equal(part, one)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_what_a_target_holds_is_told_in_blocks_as_in_one_piece(in_blocks: Scratch, dtype: Any) -> None:
+    grey = np.abs(RNG.normal(3, 2, (203, 187))).round()
+    labels = ndimage.label(gaussian_filter(RNG.standard_normal((203, 187)), 3) > 0.1)[0]
+    found = [kind_of_target(each.astype(dtype)) for each in (grey, labels, labels > 0, grey + 1)]
+    assert found == ["image", "labels", "mask", "image"]
+    assert kind_of_target((labels + 0.5).astype(np.float32)) == "image"
+    assert in_blocks.folder is not None
 
 
 @dataclass(frozen=True)
