@@ -326,18 +326,43 @@ def test_boxes_of_an_image_in_blocks_are_those_of_the_whole(shape: Any, request:
     assert any(y0 < edge < y1 for edge in edges for y0, _, y1, _ in found.corners)
 
 
-def test_residuals_of_a_stack_that_is_not_in_memory_are_those_of_one_that_is(in_blocks: Scratch) -> None:
-    stack = 500 + 60 * RNG.standard_normal((5, 61, 47))
-    prediction = gaussian_filter(stack, (0, 2, 2))
-    score, maps = score_residual(stack, prediction, name="a")
-    mapped = [in_blocks.zeros(stack.shape, np.float64) for _ in range(2)]
-    for array, values in zip(mapped, (stack, prediction), strict=True):
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((203, 187), np.uint16), ((187, 203), np.float32), ((3, 101, 77), np.uint16), ((900, 9), np.uint16)],
+)
+@pytest.mark.parametrize("failed", ["", "prediction is constant", "contrast inverted"])
+def test_residuals_in_blocks_are_those_of_the_whole(
+    shape: tuple[int, ...], dtype: Any, failed: str, request: pytest.FixtureRequest
+) -> None:
+    clean = 400 + 3000 * np.clip(gaussian_filter(RNG.standard_normal(shape), (0,) * (len(shape) - 2) + (3, 3)), 0, None)
+    source = (clean + 60 * RNG.standard_normal(shape)).astype(dtype)
+    prediction = {"": 0.5 * gaussian_filter(clean, 1) + 7, "contrast inverted": -clean}.get(failed, np.full(shape, 5.0))
+    score, maps = score_residual(source, prediction, name="a")
+    assert (score.failed or "") == failed
+    scratch = request.getfixturevalue("in_blocks")
+    assert len(list(bands.bands(shape[-2:], 33, 9))) > 1
+    mapped = [scratch.zeros(shape, each.dtype) for each in (source, prediction)]
+    for array, values in zip(mapped, (source, prediction), strict=True):
         array[:] = values
-    again, others = score_residual(*mapped, name="a", scratch=in_blocks)
-    assert again == score
+    again, others = score_residual(*mapped, name="a", scratch=scratch)
     assert isinstance(others.residual, np.memmap)
-    np.testing.assert_array_equal(others.residual, maps.residual)
-    np.testing.assert_array_equal(others.deviation, maps.deviation)
+    assert again.failed == score.failed
+    numbers = [{name: value for name, value in vars(each).items() if name != "failed"} for each in (again, score)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, abs=1e-7, nan_ok=True)
+    np.testing.assert_allclose(others.residual, maps.residual, atol=1e-3)
+    np.testing.assert_allclose(others.deviation, maps.deviation, atol=1e-5)
+
+
+def test_residuals_without_noise_are_compared_in_blocks_as_in_one_piece(request: pytest.FixtureRequest) -> None:
+    """Most pixels have no noise at all, so that the finest scales are compared."""
+    source = np.full((203, 187), 300.0)
+    source[80:140, 60:150] += RNG.normal(0, 30, (60, 90))
+    score, _ = score_residual(source, gaussian_filter(source, 1), name="a")
+    again, _ = score_residual(
+        source, gaussian_filter(source, 1), name="a", scratch=request.getfixturevalue("in_blocks")
+    )
+    assert 0 < score.noise_left < 1
+    assert again.noise_left == pytest.approx(score.noise_left, rel=1e-9)
 
 
 def test_frames_that_are_not_in_memory_have_the_mean_and_the_spots_of_those_that_are(in_blocks: Scratch) -> None:

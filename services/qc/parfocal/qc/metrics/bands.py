@@ -56,8 +56,8 @@ class Band:
         return slice(self.rows.start - self.padded.start, self.rows.stop - self.padded.start)
 
 
-def bands(shape: Sequence[int], around: int = 0) -> Iterator[Band]:
-    """Yield the bands of a plane, or of a stack along its first axis, each but the last of an even number of rows.
+def bands(shape: Sequence[int], around: int = 0, multiple: int = 2) -> Iterator[Band]:
+    """Yield the bands of a plane, or of a stack along its first axis.
 
     Parameters
     ----------
@@ -65,11 +65,13 @@ def bands(shape: Sequence[int], around: int = 0) -> Iterator[Band]:
         Shape of the array.
     around
         Rows that are needed around each.
+    multiple
+        Each but the last has a multiple of so many rows.
     """
     height = shape[0]
     step = height
     if math.prod(shape) > BAND_PIXELS:
-        step = max(2, BAND_PIXELS // math.prod(shape[1:]) // 2 * 2)
+        step = max(multiple, BAND_PIXELS // math.prod(shape[1:]) // multiple * multiple)
     for start in range(0, height, step):
         stop = min(start + step, height)
         yield Band(slice(start, stop), slice(max(0, start - around), min(height, stop + around)))

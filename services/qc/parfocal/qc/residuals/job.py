@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,10 @@ from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
+from parfocal.qc.evaluation.training_images import warn_of_samples
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.bands import sample_windows
 from parfocal.qc.metrics.baselines.blind import choose_blind_gaussian
 from parfocal.qc.metrics.images.residuals import NoNoiseError, ResidualScore, score_residual
 from parfocal.qc.residuals.figure import residual_figure
@@ -27,6 +29,7 @@ from parfocal.qc.residuals.metrics import METRICS, SHOWN
 from parfocal.qc.residuals.parameters import ResidualParameters, ResidualThresholds
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, image_stem, inspect_image, open_image
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, Kind
@@ -76,7 +79,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
     shown = SHOWN
     headline = ("agreement", "structure", "sharpness", "noise_left")
     definition = DEFINITION
-    held = Held(pixels=2**22, planes=1, banded=False)
+    held = Held(pixels=2**23, planes=0)
     pixel_bytes = 95
 
     def inputs(self) -> Inputs[Pair]:
@@ -105,8 +108,7 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
 
     def prepare(self, inputs: Inputs[Pair]) -> None:
         """Choose the Gaussian filter that foretells each pixel best from its neighbours."""
-        sources = (self._open(fetch_input(self.context, pair.source)).pixels for pair in inputs.items)
-        self._gaussian = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
+        self._gaussian = choose_blind_gaussian(islice(self._sources(inputs.items), _BASELINE_IMAGES))
 
     def score(self, item: Pair) -> ScoredResidual:
         """Score the residual of one image, and write its maps."""
@@ -163,6 +165,17 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
             source.pixels, prediction, maps, score, name=pair.label, images=summary.images, pixel_size=size
         )
         save_png(figure, self.folder / f"figure{suffix}.png")
+
+    def _sources(self, pairs: Sequence[Pair]) -> Iterator[NDArray[Any]]:
+        """Yield the inputs; of large planes windows, one after the other."""
+        for pair in pairs:
+            pixels = self._open(fetch_input(self.context, pair.source)).pixels
+            plane = pixels.shape[-2:]
+            warn_of_samples(self.context, plane)
+            for window in sample_windows(plane):
+                part: tuple[Any, ...] = ..., *window
+                yield pixels[part]
+                release(pixels)
 
     def _source(self, pair: Pair) -> Image:
         source = self._open(fetch_input(self.context, pair.source))

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.runtime.images.pixel_values import value_range
-from parfocal.runtime.images.scratch import BLOCK_PIXELS, release
+from parfocal.runtime.images.scratch import BLOCK_PIXELS, IN_MEMORY, Scratch, release
 
 _MEDIAN_OF_NORMAL: Final = 0.6744897501960817  # of the absolute value of a standard normal variable
 
 
-def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None) -> float:
+def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None, scratch: Scratch = IN_MEMORY) -> float:
     """Return the standard deviation of the noise of an image, in grey values.
 
     The image is filtered with the difference of two Laplacians of Immerkaer (Computer Vision and Image Understanding
@@ -28,17 +28,19 @@ def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None) ->
     ----------
     pixels
         Finite grey values (Y, X), or (Z, Y, X), whose planes are filtered each by itself; at least 3x3 pixels. They
-        need not be in memory, of which 4 bytes are taken for each pixel.
+        need not be in memory.
     clipped
         Image of the same shape whose smallest and largest values mark the clipped pixels, when `pixels` were made
         from it and no longer show them; by default `pixels`.
+    scratch
+        Where the filtered values lie, 4 bytes for each pixel.
     """
     extremes = pixels if clipped is None else clipped
     lowest, smallest, largest = value_range(pixels)[0], *value_range(extremes)
     planes, marks = (each.reshape(-1, *each.shape[-2:]) for each in (pixels, extremes))
     height, width = planes.shape[1] - 2, planes.shape[2] - 2
     step = max(1, BLOCK_PIXELS // (width + 2))
-    kept = np.empty(len(planes) * height * width, np.float32)
+    kept = scratch.zeros((len(planes) * height * width,), np.float32)
 
     def differences(*, all_of_them: bool) -> NDArray[np.float32]:
         count = 0
@@ -55,6 +57,7 @@ def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None) ->
                 count += chosen.size
                 release(pixels)
                 release(extremes)
+                release(kept)
         return kept[:count]
 
     found = differences(all_of_them=False)

@@ -76,7 +76,7 @@ def measure_noise(image: npt.NDArray[Any], scratch: Scratch = IN_MEMORY) -> Nois
     low, high = percentiles(filtered(image, smoothed, _AROUND, scratch), *_PERCENTILES)
     ends = [(part.min(), part.max()) for part in filtered_bands(image, calmed, _AROUND + 1)]
     rise = max(highest for _, highest in ends) - min(lowest for lowest, _ in ends)
-    return Noise(noise_sigma(image), high - low, float(rise))
+    return Noise(noise_sigma(image, scratch=scratch), high - low, float(rise))
 
 
 def _check(image: npt.NDArray[Any]) -> None:
