@@ -33,9 +33,9 @@ from parfocal.runtime.store.manifests import (
 )
 from parfocal.runtime.store.store import Location
 
-# Of a plane of source, target or prediction; what is drawn is a part of it.
+# Those of evaluated objects, which are matched again to draw their mistakes; of other images a part alone is drawn.
 _PIXEL_BYTES: Final = 40
-_HELD: Final = Held(pixels=2**24, planes=3)
+_HELD: Final = Held(pixels=2**24, planes=10)
 
 
 def draw_images(
@@ -178,7 +178,6 @@ def _fetch(
     for model in models:
         uri = Location.parse(model.evaluation.prediction_uri)
         results[model.name] = uri, ResultManifest.read(context.store, uri / RESULT_MANIFEST)
-    # One is drawn after the other, but their pixels are held together.
     workers_that_fit([size_of(source, stem)], _PIXEL_BYTES, _HELD, what="drawing it with the predictions of all models")
     chosen = Chosen(context, place, dataset, first.manifest.split, scores.target, stem, source, results)
     loaded = load(chosen)

@@ -280,7 +280,8 @@ def _against(
         scores = [
             score
             for score in (
-                score_stack(source, target, scratch=scratch)[0]
+                # One plane at a time, because fields are what goes on in parallel.
+                score_stack(source, target, workers=1, scratch=scratch)[0]
                 if target.ndim == 3
                 else [score_restoration(source, target, scratch=scratch)[0]]
             )
