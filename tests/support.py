@@ -402,7 +402,7 @@ def publish_model(store: Any, name: str, dataset: str, **fields: Any) -> str:
     return publish(store, place, MODEL_MANIFEST, manifest)
 
 
-def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target",)) -> str:
+def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target",), **fields: Any) -> str:
     """Publish the images in a folder as a prediction of a new name and return its address.
 
     Those of the first target lie in the folder itself, those of each further one in a folder of its name.
@@ -416,6 +416,7 @@ def publish_images(store: Any, folder: Path, targets: tuple[str, ...] = ("target
         kind="prediction",
         targets=targets,
         files=upload_files(store, place, folder_files(folder)),
+        **fields,
     )
     return publish(store, place, RESULT_MANIFEST, manifest)
 

@@ -12,6 +12,8 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 from support import mentions
 
+from parfocal.qc.dataset.images import Picture, measure_field
+from parfocal.qc.detection.baseline import choose_boxes
 from parfocal.qc.evaluation import room
 from parfocal.qc.evaluation.inputs import Item
 from parfocal.qc.evaluation.room import Held, workers_that_fit
@@ -23,15 +25,19 @@ from parfocal.qc.metrics.baselines.gaussian import BaselineChoice
 from parfocal.qc.metrics.baselines.linear import LinearPredictor
 from parfocal.qc.metrics.baselines.otsu import OtsuBaseline
 from parfocal.qc.metrics.baselines.pixels import fit_pixel_classifier
+from parfocal.qc.metrics.baselines.spots import locate_spots
 from parfocal.qc.metrics.images import microssim
 from parfocal.qc.metrics.images.fit import with_range
 from parfocal.qc.metrics.images.microssim import fit_micro_ssim, micro_ssim_map, micro_ssim_means, sample_for_fit
+from parfocal.qc.metrics.images.reconstructions import mean_frame
+from parfocal.qc.metrics.images.residuals import score_residual
 from parfocal.qc.metrics.images.resolution import fourier_correlation
 from parfocal.qc.metrics.images.restoration import maps_within, score_scaled
 from parfocal.qc.metrics.objects.boundaries import boundary_distances
 from parfocal.qc.metrics.objects.classes import classes_of_objects
 from parfocal.qc.metrics.objects.confusion import confusion_matrix
 from parfocal.qc.metrics.objects.instances import score_instances
+from parfocal.qc.metrics.objects.labels import kind_of_target
 from parfocal.qc.metrics.objects.outcomes import error_map, outcome_layers
 from parfocal.qc.metrics.objects.regions import connected_regions
 from parfocal.qc.metrics.objects.semantic import boundary_f
@@ -301,6 +307,127 @@ def test_predicted_classes_and_their_baselines_in_blocks(probability: bool, requ
         np.testing.assert_array_equal(part, one)
 
 
+@pytest.mark.parametrize("shape", [(201, 187), (3, 201, 187), (201, 187, 3)])
+def test_boxes_of_an_image_in_blocks_are_those_of_the_whole(shape: Any, request: pytest.FixtureRequest) -> None:
+    plane = RNG.integers(0, 5000, (201, 187)) > 4980
+    plane = 900 * ndimage.gaussian_filter(plane.astype(float), 3)
+    source = np.broadcast_to(plane[..., np.newaxis] if shape[-1] == 3 else plane, shape) + RNG.normal(0, 0.1, shape)
+    pairs = [(source, np.array([[20, 20, 40, 40]], np.float32))]
+    known = {"cell": 3}
+    whole = choose_boxes(pairs, 0.5, ["cell"], known)
+    found = whole.find(source)
+    scratch = request.getfixturevalue("in_blocks")
+    parts = choose_boxes(pairs, 0.5, ["cell"], known, scratch)
+    assert parts.describe() == whole.describe()
+    np.testing.assert_array_equal(parts.find(source, scratch).corners, found.corners)
+    assert len(found.corners) > 5
+    # Some of them lie in two bands.
+    edges = [band.rows.stop for band in bands.bands((201, 187))]
+    assert any(y0 < edge < y1 for edge in edges for y0, _, y1, _ in found.corners)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((203, 187), np.uint16), ((187, 203), np.float32), ((3, 101, 77), np.uint16), ((900, 9), np.uint16)],
+)
+@pytest.mark.parametrize("failed", ["", "prediction is constant", "contrast inverted"])
+def test_residuals_in_blocks_are_those_of_the_whole(
+    shape: tuple[int, ...], dtype: Any, failed: str, request: pytest.FixtureRequest
+) -> None:
+    clean = 400 + 3000 * np.clip(gaussian_filter(RNG.standard_normal(shape), (0,) * (len(shape) - 2) + (3, 3)), 0, None)
+    source = (clean + 60 * RNG.standard_normal(shape)).astype(dtype)
+    prediction = {"": 0.5 * gaussian_filter(clean, 1) + 7, "contrast inverted": -clean}.get(failed, np.full(shape, 5.0))
+    score, maps = score_residual(source, prediction, name="a")
+    assert (score.failed or "") == failed
+    scratch = request.getfixturevalue("in_blocks")
+    assert len(list(bands.bands(shape[-2:], 33, 9))) > 1
+    mapped = [scratch.zeros(shape, each.dtype) for each in (source, prediction)]
+    for array, values in zip(mapped, (source, prediction), strict=True):
+        array[:] = values
+    again, others = score_residual(*mapped, name="a", scratch=scratch)
+    assert isinstance(others.residual, np.memmap)
+    assert again.failed == score.failed
+    numbers = [{name: value for name, value in vars(each).items() if name != "failed"} for each in (again, score)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, abs=1e-7, nan_ok=True)
+    np.testing.assert_allclose(others.residual, maps.residual, atol=1e-3)
+    np.testing.assert_allclose(others.deviation, maps.deviation, atol=1e-5)
+
+
+def test_residuals_without_noise_are_compared_in_blocks_as_in_one_piece(request: pytest.FixtureRequest) -> None:
+    """Most pixels have no noise at all, so that the finest scales are compared."""
+    source = np.full((203, 187), 300.0)
+    source[80:140, 60:150] += RNG.normal(0, 30, (60, 90))
+    score, _ = score_residual(source, gaussian_filter(source, 1), name="a")
+    again, _ = score_residual(
+        source, gaussian_filter(source, 1), name="a", scratch=request.getfixturevalue("in_blocks")
+    )
+    assert 0 < score.noise_left < 1
+    assert again.noise_left == pytest.approx(score.noise_left, rel=1e-9)
+
+
+def test_frames_that_are_not_in_memory_have_the_mean_and_the_spots_of_those_that_are(in_blocks: Scratch) -> None:
+    frames = RNG.poisson(100, (7, 40, 50)).astype(np.uint16)
+    frames[3, 20, 30] += 2000
+    mapped = in_blocks.zeros(frames.shape, np.uint16)
+    mapped[:] = frames
+    np.testing.assert_array_equal(mean_frame(mapped), frames.mean(axis=0, dtype=np.float64))
+    (one, two) = (locate_spots(each, 8.0) for each in (frames, mapped))
+    assert len(one.y) > 0
+    np.testing.assert_array_equal(one.y, two.y)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "kind"),
+    [
+        ("YX", (203, 187), "image"),
+        ("ZYX", (5, 101, 87), "image"),
+        ("YXS", (203, 187, 3), "image"),
+        ("CYX", (2, 203, 187), "image"),
+        ("YX", (203, 187), "labels"),
+        ("YX", (203, 187), "mask"),
+    ],
+)
+def test_a_field_of_a_dataset_in_blocks_has_the_measures_of_the_whole(
+    tmp_path: Path, axes: str, shape: tuple[int, ...], kind: Any, request: pytest.FixtureRequest
+) -> None:
+    plane = np.clip(gaussian_filter(RNG.standard_normal(shape), [3 * (axis in "YX") for axis in axes]), 0, None)
+    clean = 200 + 3000 * plane / plane.std()
+    target = np.roll(clean, 1, axes.index("X"))
+    if kind != "image":
+        target = ndimage.label(target > 1500)[0] if kind == "labels" else target > 1500
+    images = {"source": clean + 300 * RNG.standard_normal(shape), "target": target}
+    for role, pixels in images.items():
+        dtype = np.uint8 if axes.endswith("S") else np.uint16
+        scaled = pixels / 30 if dtype == np.uint8 else pixels
+        write_image(tmp_path / f"{role}.tif", Image(np.clip(scaled, 0, None).astype(dtype), axes), compress=False)
+    pictures = [
+        Picture("train", role, "field", tmp_path / f"{role}.tif", axes, None, "image" if role == "source" else kind)
+        for role in images
+    ]
+    whole = measure_field(pictures)
+    parts = measure_field(pictures, request.getfixturevalue("in_blocks"))
+    for part, one in zip(parts.records, whole.records, strict=True):
+        assert part.values == pytest.approx(one.values, rel=1e-5, abs=1e-9)
+        assert (part.digest, part.same, part.marked, part.problem) == (one.digest, one.same, one.marked, "")
+        np.testing.assert_array_equal(part.sizes, one.sizes)
+        assert (part.print is None) == (one.print is None) == (part.picture.kind != "image")
+        if part.print is not None and one.print is not None:
+            np.testing.assert_allclose(part.print, one.print, atol=1e-6)
+    assert "likeness" in whole.records[1].values
+    for part, one in zip(parts.thumbnails, whole.thumbnails, strict=True):
+        np.testing.assert_array_equal(part, one)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_what_a_target_holds_is_told_in_blocks_as_in_one_piece(in_blocks: Scratch, dtype: Any) -> None:
+    grey = np.abs(RNG.normal(3, 2, (203, 187))).round()
+    labels = ndimage.label(gaussian_filter(RNG.standard_normal((203, 187)), 3) > 0.1)[0]
+    found = [kind_of_target(each.astype(dtype)) for each in (grey, labels, labels > 0, grey + 1)]
+    assert found == ["image", "labels", "mask", "image"]
+    assert kind_of_target((labels + 0.5).astype(np.float32)) == "image"
+    assert in_blocks.folder is not None
+
+
 @dataclass(frozen=True)
 class Shaped:
     shape: tuple[int, ...]
@@ -324,6 +451,27 @@ def test_an_image_that_is_gone_through_in_parts_is_refused_for_its_parts_alone(m
     with pytest.raises(OutOfMemoryError) as refused:
         workers_that_fit([Shaped((9000, 9000)), Shaped((50, 90, 90), "stack")], 10, held)
     assert mentions(refused.value.message, "stack", "50 x 90 x 90")
+
+
+def test_a_plane_that_is_needed_whole_counts_whole_by_the_memory_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(pixels=100, planes=1, banded=False)
+    assert [held.of(shape) for shape in ((20, 30), (5, 5), (50, 10, 20), (3, 4, 5))] == [600, 25, 200, 60]
+    images = [Shaped((50, 10, 20), "coarse"), Shaped((50, 10, 10), "fine")]
+    needed = {"coarse": 100, "fine": 400}
+    monkeypatch.setattr(room, "available_memory", lambda: 2 * 40_000 + 1)
+    monkeypatch.setattr(room, "workers_for", lambda _: 8)
+    assert workers_that_fit(images, lambda image: needed[image.label], held) == 2
+    monkeypatch.setattr(room, "available_memory", lambda: 39_000)
+    with pytest.raises(OutOfMemoryError) as refused:
+        workers_that_fit(images, lambda image: needed[image.label], held)
+    assert mentions(refused.value.message, "fine", "50 x 10 x 10")
+
+
+def test_the_size_of_a_stack_that_fits_is_that_of_its_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "available_memory", lambda: 10 * 8 * 100**2)
+    with pytest.raises(OutOfMemoryError) as refused:
+        workers_that_fit([Shaped((8, 200, 200), "stack")], 10)
+    assert mentions(refused.value.message, "8 x 200 x 200", "100 x 100")
 
 
 def test_people_are_told_once_that_a_baseline_was_chosen_on_windows() -> None:

@@ -9,9 +9,7 @@ import csv
 import io
 import itertools
 import json
-import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,11 @@ from scipy import stats
 from support import filament_pair, mentions, publish_dataset, publish_images, publish_model, read_published, wait_for
 
 from parfocal import v1
-from parfocal.qc import SERVICE
+from parfocal.qc.evaluation import room
 from parfocal.qc.metrics.paired import holm
 from parfocal.runtime.errors import CancelledError
 from parfocal.runtime.images.files import Image, PixelSize, read_image, write_image
-from parfocal.runtime.jobs.admission import admit
-from parfocal.runtime.jobs.attempt import run
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -38,20 +33,16 @@ from parfocal.runtime.store.manifests import (
 )
 from parfocal.runtime.store.store import Location, Store
 
-# A name of its own: a running service would take up the jobs that are done here.
-OWN = replace(SERVICE, name="qc-by-hand")
-
 Change = Callable[[Any, int], Any]
 
 
 class Bench:
     """A store with all that a comparison needs: publishes predictions and models, and runs jobs to their end."""
 
-    def __init__(self, s3: Any, folder: Path) -> None:
-        settings = s3.store().settings.model_copy(update={"state_dir": folder / "state"})
-        self.store = Store(settings)
-        self._jobs = JobStore(self.store)
-        self._folder = folder
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self.store: Store = worker.store
+        self._folder: Path = worker.folder
         self._number = 0
 
     def evaluate(
@@ -99,23 +90,12 @@ class Bench:
         return self.run(comparison_request(dataset, evaluations, method, **parameters))
 
     def run(self, request: v1.StartJobRequest, *, cancel: bool = False) -> v1.Job:
-        request.project, request.request_id = "default", uuid.uuid4().hex
-        job = admit(OWN, self.store, self._jobs, request)
-
-        def begin(job: v1.Job) -> v1.JobEvent:
-            job.attempt = 1
-            return set_state(job, v1.JOB_STATE_RUNNING, "running")
-
-        scratch = self._folder / job.id
-        scratch.mkdir()
-        job = self._jobs.change("default", job.id, begin)
-        if cancel:
-            self._jobs.mark_cancelled(job, job.attempt, keep_best=False, why="no longer wanted")
-        context = JobContext(OWN, self.store, job, scratch)
-        if cancel:
+        def mark(context: JobContext) -> None:
+            job = context.job
+            self._worker.jobs.mark_cancelled(job, job.attempt, keep_best=False, why="no longer wanted")
             wait_for(lambda: is_cancelled(context), what="the mark")
-        run(context)
-        return self._jobs.read("default", job.id).job
+
+        return self._worker.run(request, mark if cancel else None)
 
     def files(self, job: v1.Job) -> dict[str, bytes]:
         """Return what a comparison published, by name."""
@@ -171,8 +151,8 @@ def moved_far(labels: Any, number: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bench(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(s3, tmp_path_factory.mktemp("bench"))
+def bench(worker: Any) -> Bench:
+    return Bench(worker)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +182,19 @@ def poor(bench: Bench, ten: str) -> str:
 def is_model(row: dict[str, str], image: str) -> bool:
     """Whether a row of comparison.csv is that of a model on this image."""
     return row["image"] == image and row["candidate"] in {"good:1", "poor:1"}
+
+
+def test_a_picture_that_does_not_fit_the_memory_is_left_out_and_the_rest_is_told(
+    bench: Bench, ten: str, good: str, poor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "available_memory", lambda: 1000)
+    job = bench.run(comparison_request(ten, [poor, good]))
+    assert set(bench.files(job)) >= {"comparison.csv", "figure.png", "report.pdf"}
+    assert "images.png" not in bench.files(job)
+    assert any(
+        mentions(text, "picture", "48 x 56", "GiB of memory", "predictions of all models")
+        for text in bench.summary(job)["remarks"]
+    )
 
 
 def test_a_real_difference_is_said_in_one_sentence_and_all_tables_agree(

@@ -84,6 +84,17 @@ def test_noise_ignores_clipped_pixels_planes_and_offsets() -> None:
     assert noise_sigma(half) == pytest.approx(10, rel=0.1)
 
 
+@pytest.mark.parametrize("shape", [(61, 47), (3, 61, 47)])
+def test_noise_in_parts_is_that_of_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.clip(np.random.default_rng(1).normal(100, 20, shape), 90, 120)
+    flat = np.full(shape, 3.0)
+    flat[..., 20, 20] = 4
+    other = np.random.default_rng(2).normal(0, 1, shape)
+    whole = [noise_sigma(image), noise_sigma(other, clipped=image), noise_sigma(other, clipped=flat)]
+    monkeypatch.setattr("parfocal.runtime.images.noise.BLOCK_PIXELS", 500)
+    assert [noise_sigma(image), noise_sigma(other, clipped=image), noise_sigma(other, clipped=flat)] == whole
+
+
 def test_what_rises_above_the_noise() -> None:
     noise = np.random.default_rng(8).normal(100, 10, (256, 256))
     assert measure_noise(noise).rise_in_noise == pytest.approx(1.0, abs=0.5)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from parfocal.qc.metrics.objects.agreement import bland_altman
 from parfocal.qc.metrics.objects.detections import (
@@ -140,7 +141,7 @@ def test_images_without_boxes_or_without_detections_are_scored() -> None:
 
 
 def test_claims_name_the_box_that_was_found() -> None:
-    overlaps = np.array([[0.6, 0.7], [0.9, 0.2], [0.0, 0.8]])
+    overlaps = csr_array(np.array([[0.6, 0.7], [0.9, 0.2], [0.0, 0.8]]))
     assert claim_by_score(overlaps, np.array([0.1, 0.2, 0.3]), 0.5).tolist() == [-1, 0, 1]
     assert claim_by_score(overlaps, np.array([0.1, 0.2, 0.3]), 0.5, np.array([False, True])).tolist() == [1, 0, 1]
 

@@ -7,13 +7,41 @@ import math
 import numpy as np
 import pytest
 
-from parfocal.runtime.methods.average_precision import average_precision, box_overlaps, match_by_score
+from parfocal.runtime.methods import average_precision as precisions
+from parfocal.runtime.methods.average_precision import (
+    average_precision,
+    box_overlaps,
+    match_by_score,
+    paired_overlaps,
+    row_of,
+    sparse_overlaps,
+)
 
 
 def test_overlaps_are_intersection_over_union() -> None:
     boxes = np.array([[0, 0, 10, 10], [5, 5, 5, 9]], np.float32)
     others = np.array([[0, 0, 10, 10], [0, 5, 10, 15], [20, 20, 30, 30], [5, 5, 5, 9]], np.float32)
     np.testing.assert_allclose(box_overlaps(boxes, others), [[1, 1 / 3, 0, 0], [0, 0, 0, 0]])
+
+
+def test_sparse_overlaps_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "_AT_ONCE", 7)
+    rng = np.random.default_rng(0)
+    one, other = (
+        np.column_stack([corner, corner + rng.uniform(0, 30, corner.shape)]).astype(np.float32)
+        for corner in (rng.uniform(0, 200, (count, 2)) for count in (60, 45))
+    )
+    dense = box_overlaps(one, other)
+    table = sparse_overlaps(one, other)
+    np.testing.assert_array_equal(table.toarray(), dense)
+    assert 0 < table.nnz == np.count_nonzero(dense)
+    for number in range(len(one)):
+        columns, values = row_of(table, number)
+        assert columns.tolist() == np.flatnonzero(dense[number]).tolist()
+        np.testing.assert_array_equal(values, dense[number, columns])
+    np.testing.assert_array_equal(paired_overlaps(one[:45], other), np.diag(dense[:45]))
+    assert sparse_overlaps(one[:0], other).shape == (0, 45)
+    assert sparse_overlaps(one, other[:0]).shape == (60, 0)
 
 
 def test_the_higher_score_claims_the_box_and_a_duplicate_is_a_false_positive() -> None:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from parfocal.qc.comparison.candidates import Candidate, TargetScores
 from parfocal.qc.figures.drawing import LARGEST_SHOWN, centre, draw_scale_bar, shortened, show_grey
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.report.fonts import drawable
 
 # Okabe and Ito's palette, which can be told apart with any colour vision; references are grey.
@@ -107,21 +108,28 @@ def images_figure(images: Sequence[Shown], parameters: Mapping[str, Any], *, tit
     for row, image in zip(panels, images, strict=True):
         plane = None
         if image.target.ndim == 3:
-            plane = int(np.argmax(image.target.reshape(image.target.shape[0], -1).astype(np.float64).std(axis=1)))
+            plane = int(np.argmax([_spread(each) for each in image.target]))
         source = image.source
-        if source.ndim > image.target.ndim and source.shape[-1] in (3, 4):
-            source = source.mean(axis=-1)
-        elif source.ndim > image.target.ndim:  # the middle one of channels or of a focus series
+        coloured = source.ndim > image.target.ndim and source.shape[-1] in (3, 4)
+        if source.ndim > image.target.ndim and not coloured:  # the middle one of channels or of a focus series
             source = source[source.shape[0] // 2]
         pixels = {"source": source, "target": image.target, **image.predictions}
         window = centre(*image.target.shape[-2:])
         for axes, (name, values) in zip(row, pixels.items(), strict=True):
-            show_grey(axes, (values if plane is None else values[plane])[window])
+            part = (values if plane is None else values[plane])[window]
+            show_grey(axes, part.mean(axis=-1) if coloured and name == "source" else part)
             entitle(axes, name, image.captions.get(name, ""))
         label_row(row[0], image, plane)
         height, width = (part.stop - part.start for part in window)
         draw_scale_bar(row[0], width, height, image.pixel_size, max(height, width) / side)
     return figure
+
+
+def _spread(plane: npt.NDArray[Any]) -> float:
+    """Return the standard deviation of a plane, which need not be in memory."""
+    spread = float(plane.std(dtype=np.float64))
+    release(plane)
+    return spread
 
 
 def _boxes(axes: Axes, columns: Sequence[npt.NDArray[np.float64]], candidates: Sequence[Candidate]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from parfocal.qc.comparison.figure import DrawImages, Shown
 from parfocal.qc.comparison.parameters import ComparisonParameters
 from parfocal.qc.comparison.summary import rank_images
 from parfocal.qc.evaluation.channels import channel_names
-from parfocal.qc.evaluation.inputs import channels_first, predicted_files
+from parfocal.qc.evaluation.inputs import channels_first, predicted_files, scratch_of
+from parfocal.qc.evaluation.room import Held, size_of, workers_that_fit
 from parfocal.qc.figures.drawing import save_png
-from parfocal.runtime.errors import NotFoundError
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.errors import NotFoundError, OutOfMemoryError
+from parfocal.runtime.images.files import open_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.service import load_object
 from parfocal.runtime.store.manifests import (
@@ -31,6 +32,10 @@ from parfocal.runtime.store.manifests import (
     ResultManifest,
 )
 from parfocal.runtime.store.store import Location
+
+# Those of evaluated objects, which are matched again to draw their mistakes; of other images a part alone is drawn.
+_PIXEL_BYTES: Final = 40
+_HELD: Final = Held(pixels=2**24, planes=10)
 
 
 def draw_images(
@@ -52,7 +57,7 @@ def draw_images(
             report(context, "fetching images", 0.6 + 0.3 * number / len(scores))
             try:
                 shown.append(_fetch(context, models, side, stem, what, load))
-            except NotFoundError as error:
+            except (NotFoundError, OutOfMemoryError) as error:
                 context.warn(f"The picture of the best and worst images is left out: {error.message}")
                 return
         name = scores[0].metrics[metric].title
@@ -133,7 +138,7 @@ def load_images(chosen: Chosen) -> Loaded:
     target, channel = _target_image(chosen)
 
     def read(path: Path) -> NDArray[Any]:
-        image = read_image(path)
+        image = open_image(path, scratch_of(chosen.context))
         return image.pixels if channel is None else np.asarray(channels_first(image)[channel])
 
     predictions = {
@@ -173,13 +178,14 @@ def _fetch(
     for model in models:
         uri = Location.parse(model.evaluation.prediction_uri)
         results[model.name] = uri, ResultManifest.read(context.store, uri / RESULT_MANIFEST)
+    workers_that_fit([size_of(source, stem)], _PIXEL_BYTES, _HELD, what="drawing it with the predictions of all models")
     chosen = Chosen(context, place, dataset, first.manifest.split, scores.target, stem, source, results)
     loaded = load(chosen)
     index = scores.images.index(stem)
     return Shown(
         name=stem,
         what=what,
-        source=read_image(chosen.of_dataset(source.file)).pixels,
+        source=open_image(chosen.of_dataset(source.file), scratch_of(context)).pixels,
         target=loaded.target,
         predictions=loaded.predictions,
         captions={

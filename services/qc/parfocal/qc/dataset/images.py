@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from parfocal.qc.dataset.thumbnails import thumbnail
 from parfocal.qc.metrics._arrays import percentiles
+from parfocal.qc.metrics.bands import by_blocks
+from parfocal.qc.metrics.baselines.gaussian import gaussian_baseline
 from parfocal.qc.metrics.data.focus import sharpness
 from parfocal.qc.metrics.data.noise import measure_noise
 from parfocal.qc.metrics.data.registration import Shift, estimate_shift
+from parfocal.qc.metrics.images.fit import ImagePair, ScaledTarget, fit_of
 from parfocal.qc.metrics.images.restoration import score_restoration, score_stack
 from parfocal.qc.metrics.objects.labels import Kind, LabelSanity, check_labels
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import PixelSize, read_image
+from parfocal.runtime.images.files import PixelSize, open_image
+from parfocal.runtime.images.pixel_values import value_range
 from parfocal.runtime.images.saturation import saturation
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, blocks, release
 from parfocal.runtime.images.similarity import SIDE, fingerprint, pixel_digest
 
 COLUMNS: Final[dict[str, str]] = {
@@ -136,8 +141,10 @@ class Measured:
     thumbnails: tuple[npt.NDArray[np.uint8], ...]
 
 
-def measure_field(pictures: Sequence[Picture]) -> Measured:
+def measure_field(pictures: Sequence[Picture], scratch: Scratch = IN_MEMORY) -> Measured:
     """Measure all images of one field of view: sources first, then targets, each against the first source.
+
+    Large images, and what is computed of them, lie in `scratch`; label images alone are held in memory.
 
     Measures that one image is too small or too unusual for are left out of its record; an image that cannot be measured
     at all has a `problem`.
@@ -145,32 +152,46 @@ def measure_field(pictures: Sequence[Picture]) -> Measured:
     first: npt.NDArray[Any] | None = None
     records, thumbnails = [], []
     for picture in pictures:
-        image = read_image(picture.path)
-        pixels = grey(image.pixels, image.axes)
+        image = open_image(picture.path, scratch)
+        pixels = grey(image.pixels, image.axes, scratch)
         source = first if picture.role.startswith("target") else None
-        records.append(_measure(picture, image.pixels, pixels, source))
+        records.append(_measure(picture, image.pixels, pixels, source, scratch))
         thumbnails.append(thumbnail(pixels, source, picture.kind, records[-1].marked))
         if first is None and picture.role.startswith("source"):
             first = pixels
     return Measured(pictures[0].split, pictures[0].stem, tuple(records), tuple(thumbnails))
 
 
-def grey(pixels: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
-    """Return an image as (Y, X) or (Z, Y, X): colours and channels averaged, times taken as planes."""
+def grey(pixels: npt.NDArray[Any], axes: str, scratch: Scratch = IN_MEMORY) -> npt.NDArray[Any]:
+    """Return an image as (Y, X) or (Z, Y, X): colours and channels averaged, times taken as planes.
+
+    An average lies in `scratch`; the image need not be in memory.
+    """
     averaged = tuple(index for index, axis in enumerate(axes) if axis in "CS")
     if averaged:
-        pixels = pixels.mean(axis=averaged, dtype=np.float32)
+        colours = pixels
+        moved = np.moveaxis(colours, averaged, range(len(averaged)))
+        pixels = scratch.zeros(moved.shape[len(averaged) :], np.float32)
+        for window in blocks(pixels.shape):
+            part = moved[(slice(None),) * len(averaged) + window]
+            pixels[window] = part.mean(axis=tuple(range(len(averaged))), dtype=np.float32)
+            release(colours)
+            release(pixels)
     return pixels if pixels.ndim <= 3 else pixels.reshape(-1, *pixels.shape[-2:])
 
 
 def _measure(
-    picture: Picture, original: npt.NDArray[Any], pixels: npt.NDArray[Any], source: npt.NDArray[Any] | None
+    picture: Picture,
+    original: npt.NDArray[Any],
+    pixels: npt.NDArray[Any],
+    source: npt.NDArray[Any] | None,
+    scratch: Scratch,
 ) -> Record:
     values: dict[str, float] = {}
     parts: dict[str, Any] = {"digest": pixel_digest(original)}
     try:
         if picture.kind == "image":
-            values |= _statistics(pixels) | _quality(original, pixels)
+            values |= _statistics(pixels) | _quality(original, pixels, scratch)
             if min(pixels.shape[-2:]) >= SIDE:
                 parts["print"] = fingerprint(pixels)
         else:
@@ -180,9 +201,9 @@ def _measure(
                 parts["sizes"] = sanity.sizes
                 parts["marked"] = tuple({*sanity.with_holes, *sanity.fragmented})
             else:
-                values["labelled_fraction"] = float(np.count_nonzero(pixels) / pixels.size)
+                values["labelled_fraction"] = sum(np.count_nonzero(part) for part in _parts(pixels)) / pixels.size
         if source is not None:
-            values |= _against(source, pixels, picture.kind, parts)
+            values |= _against(source, pixels, picture.kind, parts, scratch)
     except InvalidInputError as error:
         parts["problem"] = error.message
     return Record(picture, original.shape, original.dtype.name, values, **parts)
@@ -190,25 +211,35 @@ def _measure(
 
 def _statistics(pixels: npt.NDArray[Any]) -> dict[str, float]:
     low, middle, high = percentiles(pixels, 2, 50, 99.8)
+    smallest, largest = value_range(pixels)
+    mean = sum(float(part.sum(dtype=np.float64)) for part in _parts(pixels)) / pixels.size
+    squares = sum(float(((part - mean) ** 2).sum(dtype=np.float64)) for part in _parts(pixels))
     return {
-        "minimum": float(pixels.min()),
+        "minimum": float(smallest),
         "p02": low,
         "median": middle,
         "p998": high,
-        "maximum": float(pixels.max()),
-        "mean": float(pixels.mean(dtype=np.float64)),
-        "sd": float(pixels.std(dtype=np.float64)),
+        "maximum": float(largest),
+        "mean": mean,
+        "sd": math.sqrt(squares / pixels.size),
     }
 
 
-def _quality(original: npt.NDArray[Any], pixels: npt.NDArray[Any]) -> dict[str, float]:
+def _parts(pixels: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Yield all pixels, block by block, in float64."""
+    for window in blocks(pixels.shape):
+        yield pixels[window].astype(np.float64)
+        release(pixels)
+
+
+def _quality(original: npt.NDArray[Any], pixels: npt.NDArray[Any], scratch: Scratch) -> dict[str, float]:
     lost = saturation(original)
     values = {"saturated_fraction": lost.at_ceiling, "zero_fraction": lost.at_zero}
     if min(pixels.shape[-2:]) < 3:
         return values
     if pixels.ndim == 3:
         pixels = pixels[:: -(-len(pixels) // _MOST_PLANES)]
-    noise = measure_noise(pixels)
+    noise = measure_noise(pixels, scratch)
     values |= {"noise": noise.sigma, "signal": noise.signal}
     more = {"snr": noise.snr, "rise": noise.rise_in_noise, "sharpness": sharpness(pixels, noise.sigma)}
     return values | {name: value for name, value in more.items() if value is not None}
@@ -225,28 +256,34 @@ def _objects(sanity: LabelSanity) -> dict[str, float]:
     return values | ({"object_size_px": float(np.median(sanity.sizes))} if sanity.objects else {})
 
 
-def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, parts: dict[str, Any]) -> dict[str, float]:
+def _against(
+    source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, parts: dict[str, Any], scratch: Scratch
+) -> dict[str, float]:
     """Return how a target lies and looks beside its source; the middle plane of a source with more planes counts."""
     if source.ndim > target.ndim:
         source = source[source.shape[0] // 2]
     if source.shape != target.shape:
         return {}
     values: dict[str, float] = {}
-    parts["same"] = bool(np.array_equal(source, target))
-    shown = target if kind == "image" else (target > 0).astype(np.float32)
+    parts["same"] = all(np.array_equal(source[window], target[window]) for window in blocks(target.shape))
+    shown = target if kind == "image" else by_blocks(lambda part: part > 0, [target], np.uint8, scratch)
     shift = estimate_shift(source, shown)
     parts["shift"] = shift
     if shift.vector is not None and shift.distance is not None:
         values |= dict(zip(("shift_z_px", "shift_y_px", "shift_x_px")[-len(shift.vector) :], shift.vector, strict=True))
         values["shift_px"] = shift.distance
-    likeness = _likeness(source, shown)
+    likeness = _likeness(source, shown, scratch)
     if likeness is not None:
         values["likeness"] = likeness
-    if kind == "image" and target.min() < target.max() and min(target.shape[-2:]) >= 11:
+    smallest, largest = value_range(target)
+    if kind == "image" and smallest < largest and min(target.shape[-2:]) >= 11:
         scores = [
             score
             for score in (
-                score_stack(source, target)[0] if target.ndim == 3 else [score_restoration(source, target)[0]]
+                # One plane at a time, because fields are what goes on in parallel.
+                score_stack(source, target, workers=1, scratch=scratch)[0]
+                if target.ndim == 3
+                else [score_restoration(source, target, scratch=scratch)[0]]
             )
             if score is not None
         ]
@@ -255,20 +292,15 @@ def _against(source: npt.NDArray[Any], target: npt.NDArray[Any], kind: Kind, par
     return values
 
 
-def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> float | None:
+def _likeness(source: npt.NDArray[Any], target: npt.NDArray[Any], scratch: Scratch) -> float | None:
     """Return Pearson's correlation of both images smoothed, so that noise does not hide what they share."""
-    sigmas = (0.0,) * (target.ndim - 2) + (_SMOOTHING, _SMOOTHING)
-    if source.min() == source.max() or target.min() == target.max():
-        return None
-    first, second = (ndimage.gaussian_filter(image.astype(np.float32), sigmas) for image in (source, target))
-    for image in (first, second):
-        image -= image.mean(dtype=np.float64)
-    products = [
-        np.multiply(one, other).sum(dtype=np.float64)
-        for one, other in ((first, second), (first, first), (second, second))
-    ]
-    norm = float(np.sqrt(products[1] * products[2]))
-    return float(np.clip(products[0] / norm, -1, 1)) if norm > 0 else None
+    for image in (source, target):
+        smallest, largest = value_range(image)
+        if smallest == largest:
+            return None
+    first, second = (gaussian_baseline(image, _SMOOTHING, scratch) for image in (source, target))
+    fit, _ = fit_of(ImagePair(first, ScaledTarget(second)))
+    return None if fit.constant else fit.pearson
 
 
 def count_tiny(records: Iterable[Record], fraction: float) -> None:

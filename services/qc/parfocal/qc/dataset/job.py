@@ -29,12 +29,14 @@ from parfocal.qc.dataset.parameters import DatasetParameters, DatasetThresholds
 from parfocal.qc.dataset.purpose import Purpose, purpose_of
 from parfocal.qc.dataset.report import dataset_report
 from parfocal.qc.dataset.sheets import MOST_ROLES, Tile, write_sheets
+from parfocal.qc.evaluation.inputs import scratch_of
 from parfocal.qc.evaluation.publish import packages_of, publish_result, published_before
+from parfocal.qc.evaluation.room import Held, SizedImage, size_of, workers_that_fit
 from parfocal.qc.metrics.objects.labels import Kind, kind_of_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.qc.report import write_report
 from parfocal.runtime.datasets.classes import CLASS_ROLE
-from parfocal.runtime.images.files import PixelSize, read_image
+from parfocal.runtime.images.files import PixelSize, open_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.store.manifests import (
     DATASET_MANIFEST,
@@ -57,6 +59,11 @@ DEFINITION: Final = (
 """Definitions of the numbers, to be printed beside them."""
 
 _LOOKED_AT: Final = 8
+# Grey images are gone through in bands: of a pair, at most 320 MB, by tracemalloc at 1,500 to 4,500 px a side.
+_PIXEL_BYTES: Final = 80
+_HELD: Final = Held(pixels=2**22, planes=2)
+# A label image is held whole with the numbers of its objects and of their parts: 32 to 36 bytes, measured alike.
+_LABEL_BYTES: Final = 40
 
 
 def evaluate(context: JobContext) -> None:
@@ -70,8 +77,12 @@ def evaluate(context: JobContext) -> None:
     spec = context.job.evaluation
     dataset = DatasetManifest.read(context.store, Location.parse(spec.dataset_uri) / DATASET_MANIFEST)
     source = _Images(context, dataset, spec.split)
+    workers = min(
+        workers_that_fit(source.sizes(held_whole=whole), needed, held, what="checking it")
+        for whole, needed, held in ((False, _PIXEL_BYTES, _HELD), (True, _LABEL_BYTES, None))
+    )
     folder, scratch = empty_folder(context.scratch / "evaluation"), empty_folder(context.scratch / "thumbnails")
-    records = _measure(context, source, scratch)
+    records = _measure(context, source, scratch, workers)
     limits = parameters.thresholds()
     findings = find(records, limits, whole=not spec.split)
     purpose = purpose_of(records, findings, limits, dataset.kind)
@@ -165,6 +176,14 @@ class _Images:
             key=lambda image: (order.get(image.split, 2), image.split, image.stem, roles.index(image.role))
         )
 
+    def sizes(self, *, held_whole: bool) -> list[SizedImage]:
+        """Return the sizes of the label images, which are held whole, or of the others."""
+        return [
+            size_of(image, f"{image.split}/{image.role}/{image.stem}")
+            for image in self._images
+            if (self._kinds[image.role] == "labels") is held_whole
+        ]
+
     def fields(self) -> Iterator[list[Picture]]:
         """Yield the images of one field of view after the other, training images first; an unpaired image is alone."""
         for _, images in groupby(self._images, key=self._field):
@@ -203,17 +222,18 @@ class _Images:
         kinds = set()
         for index in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int)):
             self._context.check_cancelled()
-            kinds.add(kind_of_target(read_image(self._fetch(images[index])).pixels))
+            kinds.add(kind_of_target(open_image(self._fetch(images[index]), scratch_of(self._context)).pixels))
         return next(kind for kind in ("image", "labels", "mask") if kind in kinds)
 
     def _fetch(self, image: ImageEntry) -> Path:
         return self._context.cache.fetch(self._context.store, self._place, self._entries[image.file])
 
 
-def _measure(context: JobContext, images: _Images, scratch: Path) -> list[Record]:
+def _measure(context: JobContext, images: _Images, scratch: Path, workers: int) -> list[Record]:
     total = images.count()
     records: list[Record] = []
-    for number, measured in enumerate(map_bounded(measure_field, images.fields()), start=1):
+    measure = partial(measure_field, scratch=scratch_of(context))
+    for number, measured in enumerate(map_bounded(measure, images.fields(), workers), start=1):
         context.check_cancelled()
         records.extend(measured.records)
         _keep(scratch, measured)

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from parfocal.qc.metrics import bands
 from parfocal.qc.metrics.objects.labels import Kind
+from parfocal.runtime.images.scratch import release
 
 _THUMBNAIL: Final = 160
 # Light blue and orange of Okabe and Ito's palette.
@@ -54,7 +56,13 @@ def _reduced(plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     step = max(1, -(-max(plane.shape) // _THUMBNAIL))
     rows, columns = (max(1, length // step) for length in plane.shape)
     step_y, step_x = min(step, plane.shape[0]), min(step, plane.shape[1])
-    blocks = plane[: rows * step_y, : columns * step_x].reshape(rows, step_y, columns, step_x).mean(axis=(1, 3))
+    blocks = np.empty((rows, columns))
+    at_once = max(1, bands.BAND_PIXELS // (step_y * plane.shape[1]))
+    for first in range(0, rows, at_once):
+        last = min(first + at_once, rows)
+        part = plane[first * step_y : last * step_y, : columns * step_x]
+        blocks[first:last] = part.reshape(last - first, step_y, columns, step_x).mean(axis=(1, 3))
+        release(plane)
     low, high = np.percentile(blocks, [0.1, 99.9])
     scaled = np.clip((blocks - low) / (high - low if high > low else 1), 0, 1)
     return np.asarray(255 * scaled, np.uint8)

@@ -151,12 +151,15 @@ def draw_boxes(
     axes: Axes, source: npt.NDArray[Any], shown: Sequence[Layer], window: tuple[slice, ...], *, width: float = 1.4
 ) -> None:
     """Draw a part of an image (Y, X) and the boxes in it; `width` is that of lines in points."""
-    if source.ndim > 2 and source.shape[-1] not in (3, 4):
-        source = source.mean(axis=0)
-    axes.imshow(picture(source[window]), interpolation="nearest")
+    in_front = source.ndim > 2 and source.shape[-1] not in (3, 4)
+    part = source[(slice(None), *window)].mean(axis=0) if in_front else source[window]
+    axes.imshow(picture(part), interpolation="nearest")
     top, left = window[0].start, window[1].start
     for layer in shown:
         for place, (y0, x0, y1, x1) in enumerate(layer.corners.tolist()):
+            # Of a large image most are not.
+            if y1 < top or x1 < left or y0 > window[0].stop or x0 > window[1].stop:
+                continue
             # Pixels have their centre at whole numbers in the figure, and boxes lie between pixels.
             x, y = x0 - left - 0.5, y0 - top - 0.5
             box = Rectangle((x, y), x1 - x0, y1 - y0, fill=False, edgecolor=layer.colour, linestyle=layer.line)

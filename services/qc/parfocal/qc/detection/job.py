@@ -24,6 +24,7 @@ from parfocal.qc.detection.report import pictures, tables
 from parfocal.qc.detection.scoring import KindScore, ScoredBoxes, Totals, image_values, total
 from parfocal.qc.detection.tables import summarise, write_tables
 from parfocal.qc.evaluation.inputs import AnnotatedItem, Inputs, read_annotated_inputs
+from parfocal.qc.evaluation.room import Held, Sized, SizedImage
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
@@ -42,7 +43,7 @@ from parfocal.qc.metrics.objects.detections import (
 from parfocal.qc.metrics.objects.instances import Counts
 from parfocal.runtime.datasets.boxes import Boxes, read_boxes
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import read_image
+from parfocal.runtime.images.files import open_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.methods.outputs import Detections
 from parfocal.runtime.prediction.box_files import DETECTIONS
@@ -67,6 +68,9 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
     counted = COUNTED
     headline = ("f1",)
     definition = DEFINITION
+    # 200 MB more than a process without an image in jobs at 2,000 and at 4,000 px a side.
+    pixel_bytes = 50
+    held = Held(pixels=2**22, planes=0)
 
     def __init__(self, context: JobContext, parameters: DetectionParameters, folder: Any) -> None:
         super().__init__(context, parameters, folder)
@@ -75,6 +79,10 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
     def inputs(self) -> Inputs[AnnotatedItem]:
         """Return the annotated test images with the tables of detections."""
         return read_annotated_inputs(self.context, DETECTIONS)
+
+    def sized(self, inputs: Inputs[AnnotatedItem]) -> Sequence[Sized]:
+        """Return the planes of the test images: channels and colours are averaged band by band."""
+        return [SizedImage(item.label, item.plane) for item in inputs.items]
 
     def prepare(self, inputs: Inputs[AnnotatedItem]) -> None:
         """Find out which classes there are, and choose Otsu's threshold on images of the training."""
@@ -86,17 +94,20 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
         self._names = [*self._annotated, *sorted(further)]
         images = training_annotations(self.context, inputs, _BASELINE_IMAGES)
         pairs = (
-            (read_image(image.source).pixels, read_boxes(image.annotation, trained_on.classes, image.plane).corners)
+            (
+                open_image(image.source, self.scratch).pixels,
+                read_boxes(image.annotation, trained_on.classes, image.plane).corners,
+            )
             for image in images
         )
-        self._baseline = choose_boxes(pairs, self.parameters.iou, self._names, self._training)
+        self._baseline = choose_boxes(pairs, self.parameters.iou, self._names, self._training, self.scratch)
         self._levels = levels_with(self.parameters.iou)
 
     def score(self, item: AnnotatedItem) -> ScoredBoxes:
         """Match the boxes of one image, and draw them."""
         truth = read_boxes(item.annotation, self._annotated, item.plane)
-        source = read_image(item.source).pixels
-        baseline = self._score(truth, self._baseline.find(source))
+        source = open_image(item.source, self.scratch).pixels
+        baseline = self._score(truth, self._baseline.find(source, self.scratch))
         with of_prediction(item.label):
             prediction = self._score(truth, self._read(item))
         offsets = {
@@ -177,7 +188,7 @@ class DetectionJudge(Judge[DetectionParameters, AnnotatedItem, ScoredBoxes]):
         write_tables(self.folder, totals, part.scored)
         score = worst.kinds["prediction"]
         figure = detection_figure(
-            read_image(worst.item.source).pixels,
+            open_image(worst.item.source, self.scratch).pixels,
             layers(worst.truth, score.found, score.outcome, self._names),
             score.outcome.counts,
             name=worst.item.label,

@@ -18,7 +18,7 @@ from parfocal import v1
 from parfocal.qc.evaluation.advice import UNSEEN, next_steps
 from parfocal.qc.evaluation.inputs import Inputs, ItemT, scratch_of
 from parfocal.qc.evaluation.publish import evaluation_published_before, publish_evaluation
-from parfocal.qc.evaluation.room import Held, workers_that_fit
+from parfocal.qc.evaluation.room import Held, Sized, workers_that_fit
 from parfocal.qc.evaluation.rows import ScoreRow, write_metrics_csv
 from parfocal.qc.evaluation.score_each import score_each
 from parfocal.qc.evaluation.statistics import INTERVAL, image_scores, summarise_scores
@@ -124,6 +124,14 @@ class Judge(ABC, Generic[ParametersT, ItemT, ScoredT]):
     def inputs(self) -> Inputs[ItemT]:
         """Return what is to be scored."""
 
+    def sized(self, inputs: Inputs[ItemT]) -> Sequence[Sized]:
+        """Return the images that memory is needed for: those that are scored, and others as large."""
+        return inputs.items
+
+    def bytes_of(self, image: Any) -> int:  # noqa: ARG002
+        """Return how many bytes of memory one of `sized` takes for each of its pixels."""
+        return self.pixel_bytes
+
     @abstractmethod
     def prepare(self, inputs: Inputs[ItemT]) -> None:
         """Prepare the baselines, and whatever else depends on all inputs."""
@@ -223,7 +231,7 @@ def run_evaluation(
     folder = empty_folder(context.scratch / "evaluation")
     judge = judge_class(context, context.parameters, folder)
     inputs = judge.inputs()
-    workers = workers_that_fit(inputs.items, judge.pixel_bytes, judge.held)
+    workers = workers_that_fit(judge.sized(inputs), judge.bytes_of, judge.held)
     context.report_progress(v1.Progress(stage="preparing"), message="preparing the baseline", at_once=True)
     judge.prepare(inputs)
     unscorable: dict[str, str] = {}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, files_below, predicted_files
 from parfocal.qc.evaluation.publish import write_maps
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
@@ -22,11 +23,17 @@ from parfocal.qc.localisation.judge import BLIND_DEFINITION, judge_blind
 from parfocal.qc.localisation.metrics import BLIND_METRICS, BLIND_SHOWN
 from parfocal.qc.localisation.parameters import ReconstructionParameters, ReconstructionThresholds
 from parfocal.qc.metrics.baselines.spots import SpotBaseline
-from parfocal.qc.metrics.images.reconstructions import FrameError, render, score_against_frames, upsampling_of
+from parfocal.qc.metrics.images.reconstructions import (
+    FrameError,
+    mean_frame,
+    render,
+    score_against_frames,
+    upsampling_of,
+)
 from parfocal.qc.metrics.images.resolution import FourierCorrelation, fourier_correlation
 from parfocal.runtime.datasets.coordinates import Localisations, read_localisations
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import Image, PixelSize, image_stem, inspect_image, read_image
+from parfocal.runtime.images.files import Image, PixelSize, image_stem, inspect_image, open_image, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.prediction.outputs import LOCALISATIONS
@@ -77,6 +84,15 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
     shown = BLIND_SHOWN
     headline = ("rsp", "frc_nm")
     definition = BLIND_DEFINITION
+    held = Held(pixels=0, planes=1, banded=False)
+    # For each pixel of the super-resolved image, 40 in a job at 4,000 px of it a side; frames come one by one.
+    pixel_bytes = 45
+
+    def bytes_of(self, image: StackItem) -> int:
+        """Return the memory for a pixel of the camera."""
+        # What is no multiple is told when the stack is scored.
+        upsampling = max(1, inspect_image(self._image_file(image)).shape[-1] // image.shape[-1])
+        return self.pixel_bytes * upsampling**2
 
     def inputs(self) -> Inputs[StackItem]:
         """Return the predicted stacks with their frames."""
@@ -111,7 +127,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         """Score one stack, and write its map."""
         stack = self._stack(item)
         assert stack.pixel_size is not None
-        mean = stack.pixels.mean(axis=0, dtype=np.float64)
+        mean = mean_frame(stack.pixels)
         if not np.ptp(mean):
             raise LeftOutError(f"{item.label} has frames without contrast.", "no contrast")
         found = self._baseline.find(stack.pixels)
@@ -171,7 +187,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         item = part.of(part.worst.image).item
         stack, image = self._stack(item), self._image(item)
         assert stack.pixel_size is not None
-        mean = stack.pixels.mean(axis=0, dtype=np.float64)
+        mean = mean_frame(stack.pixels)
         upsampling = upsampling_of(image.shape, mean.shape)
         figure = reconstruction_figure(
             mean,
@@ -218,7 +234,7 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         return items, sorted(set(inputs) - {item.label for item in items})
 
     def _stack(self, item: StackItem) -> Image:
-        stack = read_image(fetch_input(self.context, item.source))
+        stack = open_image(fetch_input(self.context, item.source), self.scratch)
         if stack.pixels.ndim != 3:
             raise InvalidInputError(f"{item.label} has axes {stack.axes}, where a stack of frames is required.")
         if stack.pixel_size is None:
@@ -229,7 +245,10 @@ class ReconstructionJudge(Judge[ReconstructionParameters, StackItem, ScoredRecon
         return stack
 
     def _image(self, item: StackItem) -> NDArray[Any]:
-        return read_image(self.context.cache.fetch(self.context.store, self._place, item.image)).pixels
+        return read_image(self._image_file(item)).pixels
+
+    def _image_file(self, item: StackItem) -> Path:
+        return self.context.cache.fetch(self.context.store, self._place, item.image)
 
     def _localisations(self, item: StackItem, stack: Image) -> Localisations:
         assert stack.pixel_size is not None

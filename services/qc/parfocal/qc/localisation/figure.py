@@ -16,6 +16,7 @@ from parfocal.qc.evaluation.words import worst_of
 from parfocal.qc.figures.drawing import centre, draw_scale_bar, frame, shortened, show_grey
 from parfocal.qc.figures.objects import COLOURS as OUTCOMES
 from parfocal.qc.figures.scores import COLOURS
+from parfocal.qc.metrics.images.reconstructions import mean_frame
 from parfocal.qc.metrics.images.resolution import FRC_THRESHOLD, FourierCorrelation
 from parfocal.qc.metrics.objects.localisations import FrameCounts
 from parfocal.runtime.datasets.coordinates import Localisations
@@ -45,7 +46,7 @@ def localisation_figure(
     Parameters
     ----------
     stack
-        Frames (T, Y, X).
+        Frames (T, Y, X), which need not be in memory.
     image, truth_image
         Super-resolved image and rendered truth, of one shape.
     truth, found, counts
@@ -59,7 +60,7 @@ def localisation_figure(
     FigureCanvasAgg(figure)
     figure.suptitle(f"{drawable(shortened(name))} ({worst_of(images, 'efficiency')})", fontsize=12, parse_math=False)
     ((first, second), (third, fourth)) = figure.subplots(2, 2)
-    mean = np.asarray(stack, np.float32).mean(axis=0)
+    mean = mean_frame(stack).astype(np.float32)
     height, width = mean.shape
     show_grey(first, mean)
     first.set_title("mean of the frames", fontsize=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from parfocal.qc.evaluation.inputs import (
     read_annotated_inputs,
 )
 from parfocal.qc.evaluation.publish import write_maps
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import of_prediction
@@ -33,11 +35,11 @@ from parfocal.qc.localisation.parameters import LocalisationParameters, Localisa
 from parfocal.qc.localisation.scoring import KINDS, KindScore, ScoredStack, by_density, densities, pooled, values_of
 from parfocal.qc.metrics.baselines.spots import SpotBaseline, choose_spots
 from parfocal.qc.metrics.images.reconstructions import ImageScore as PictureScore
-from parfocal.qc.metrics.images.reconstructions import render, score_against_truth, upsampling_of
+from parfocal.qc.metrics.images.reconstructions import mean_frame, render, score_against_truth, upsampling_of
 from parfocal.qc.metrics.objects.localisations import match_stack
 from parfocal.runtime.datasets.coordinates import Localisations, read_localisations
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import Image, PixelSize, read_image
+from parfocal.runtime.images.files import Image, PixelSize, inspect_image, open_image, read_image
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.outputs import LOCALISATIONS
 from parfocal.runtime.report.content import Block, Heading, Picture, Table
@@ -63,14 +65,25 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
     counted = COUNTED
     headline = ("efficiency", "jaccard", "rmse_nm")
     definition = DEFINITION
+    held = Held(pixels=0, planes=1, banded=False)
+    # For each pixel of the super-resolved image, in jobs at 2,000 to 4,000 px of it a side; frames come one by one.
+    pixel_bytes = 150
 
     def inputs(self) -> Inputs[AnnotatedItem]:
         """Return the test stacks with their emitters and the tables of localisations."""
-        return read_annotated_inputs(self.context, LOCALISATIONS)
+        inputs = read_annotated_inputs(self.context, LOCALISATIONS)
+        self._images = predicted_files(inputs.prediction, inputs.prediction.targets[0])
+        return inputs
+
+    def bytes_of(self, image: AnnotatedItem) -> int:
+        """Return the memory for a pixel of the camera."""
+        path = self._image_file(image)
+        # What is no multiple is told when the stack is scored.
+        upsampling = _RENDERED if path is None else max(1, inspect_image(path).shape[-1] // image.plane[1])
+        return self.pixel_bytes * upsampling**2
 
     def prepare(self, inputs: Inputs[AnnotatedItem]) -> None:
         """Choose the threshold of the baseline on frames of the training."""
-        self._images = predicted_files(inputs.prediction, inputs.prediction.targets[0])
         known = training_annotations(self.context, inputs, 1)
         if not known and inputs.dataset is not None:
             # A model that was trained on simulated frames has no annotated ones.
@@ -82,7 +95,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
     def score(self, item: AnnotatedItem) -> ScoredStack:
         """Match the localisations of one stack, and compare its image."""
         truth = read_localisations(item.annotation, _pixel_um(item), item.shape)
-        stack = read_image(item.source)
+        stack = open_image(item.source, self.scratch)
         baseline = self._baseline.find(stack.pixels)
         with of_prediction(item.label):
             found = read_localisations(item.prediction, _pixel_um(item), item.shape)
@@ -154,7 +167,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
         item, score = worst.item, worst.kinds["prediction"]
         image, upsampling = self._image(item, score.found)
         figure = localisation_figure(
-            read_image(item.source).pixels,
+            open_image(item.source, self.scratch).pixels,
             image,
             render(worst.truth, item.plane, upsampling),
             worst.truth,
@@ -201,7 +214,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
             yield Picture(self.folder / "density.png", "Detection and error by density of emitters.", small=True)
 
     def _chosen(self, image: AnnotatedImage) -> SpotBaseline:
-        stack = read_image(image.source).pixels
+        stack = open_image(image.source, self.scratch).pixels
         truth = read_localisations(image.annotation, _pixel_um(image), image.shape)
         numbers = np.unique(np.linspace(0, len(stack) - 1, min(len(stack), _BASELINE_FRAMES)).round().astype(int))
         pairs = [(stack[number], truth.of_frame(number)) for number in numbers.tolist()]
@@ -209,14 +222,19 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
 
     def _image(self, item: AnnotatedItem, found: Localisations) -> tuple[NDArray[Any], int]:
         """Return the super-resolved image and its upsampling; rendered localisations where there is none."""
-        entry = self._images.get(item.label)
-        if entry is None:
+        path = self._image_file(item)
+        if path is None:
             return render(found, item.plane, _RENDERED), _RENDERED
-        place = Location.parse(self.context.job.evaluation.prediction_uri)
-        image = read_image(self.context.cache.fetch(self.context.store, place, entry)).pixels
+        image = read_image(path).pixels
         if image.ndim != 2:
             raise InvalidInputError(f"The image has shape {image.shape}, where a single plane (Y, X) is required.")
         return image, upsampling_of(image.shape, item.plane)
+
+    def _image_file(self, item: AnnotatedItem) -> Path | None:
+        """Return the super-resolved image; None where the prediction has none."""
+        entry = self._images.get(item.label)
+        place = Location.parse(self.context.job.evaluation.prediction_uri)
+        return None if entry is None else self.context.cache.fetch(self.context.store, place, entry)
 
     def _write_maps(
         self, item: AnnotatedItem, stack: Image, rendered: NDArray[np.float32], picture: PictureScore
@@ -241,7 +259,7 @@ class LocalisationJudge(Judge[LocalisationParameters, AnnotatedItem, ScoredStack
         found = {}
         for each in part.scored:
             _, upsampling = self._image(each.item, each.kinds["prediction"].found)
-            mean = read_image(each.item.source).pixels.mean(axis=0, dtype=np.float64)
+            mean = mean_frame(open_image(each.item.source, self.scratch).pixels)
             fine = mean.repeat(upsampling, axis=0).repeat(upsampling, axis=1)
             found[each.item.label] = _numbers(
                 score_against_truth(fine, render(each.truth, each.item.plane, upsampling))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
@@ -55,8 +56,8 @@ class Band:
         return slice(self.rows.start - self.padded.start, self.rows.stop - self.padded.start)
 
 
-def bands(shape: Sequence[int], around: int = 0) -> Iterator[Band]:
-    """Yield the bands of a plane, or of a stack along its first axis, each but the last of an even number of rows.
+def bands(shape: Sequence[int], around: int = 0, multiple: int = 2) -> Iterator[Band]:
+    """Yield the bands of a plane, or of a stack along its first axis.
 
     Parameters
     ----------
@@ -64,11 +65,13 @@ def bands(shape: Sequence[int], around: int = 0) -> Iterator[Band]:
         Shape of the array.
     around
         Rows that are needed around each.
+    multiple
+        Each but the last has a multiple of so many rows.
     """
     height = shape[0]
     step = height
     if math.prod(shape) > BAND_PIXELS:
-        step = max(2, BAND_PIXELS // math.prod(shape[1:]) // 2 * 2)
+        step = max(multiple, BAND_PIXELS // math.prod(shape[1:]) // multiple * multiple)
     for start in range(0, height, step):
         stop = min(start + step, height)
         yield Band(slice(start, stop), slice(max(0, start - around), min(height, stop + around)))
@@ -93,6 +96,42 @@ def by_blocks(
         out[window] = function(*(array[window] for array in arrays))
         for array in (*arrays, out):
             release(array)
+    return out
+
+
+def filtered_bands(
+    image: npt.NDArray[Any], function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], around: int
+) -> Iterator[npt.NDArray[Any]]:
+    """Yield the bands of an image (…, Y, X) after a filter of its planes: plane by plane, each from top to bottom.
+
+    Parameters
+    ----------
+    image
+        Need not be in memory.
+    function
+        Returns the filtered rows of a part of a plane.
+    around
+        Rows that it needs around each pixel.
+    """
+    for plane in image.reshape(-1, *image.shape[-2:]):
+        for band in bands(plane.shape, around):
+            yield function(plane[band.padded])[band.core]
+            release(image)
+
+
+def filtered(
+    image: npt.NDArray[Any],
+    function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    around: int,
+    scratch: Scratch = IN_MEMORY,
+) -> npt.NDArray[np.float32]:
+    """Return an image after a filter of its planes, float32, which lies in `scratch`; see `filtered_bands`."""
+    out: npt.NDArray[np.float32] = scratch.zeros(image.shape, np.float32)
+    rows, start = out.reshape(-1, image.shape[-1]), 0
+    for part in filtered_bands(image, function, around):
+        rows[start : start + len(part)] = part
+        start += len(part)
+        release(out)
     return out
 
 

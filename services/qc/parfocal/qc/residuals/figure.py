@@ -82,7 +82,7 @@ def _plane(
     if source.ndim == 2:
         return None, panels
     flat = {kind: values.reshape(-1, *values.shape[-2:]) for kind, values in panels.items()}
-    plane = int(np.argmax((flat["deviation"] ** 2).mean(axis=(1, 2))))
+    plane = int(np.argmax([(part**2).mean() for part in flat["deviation"]]))
     return plane, {kind: values[plane] for kind, values in flat.items()}
 
 

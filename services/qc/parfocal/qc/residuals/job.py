@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from parfocal.qc.evaluation.inputs import Inputs, predicted_files
 from parfocal.qc.evaluation.publish import write_maps
+from parfocal.qc.evaluation.room import Held
 from parfocal.qc.evaluation.rows import ScoreRow
 from parfocal.qc.evaluation.run import Judge, Part, run_evaluation
 from parfocal.qc.evaluation.score_each import LeftOutError, of_prediction
+from parfocal.qc.evaluation.training_images import warn_of_samples
 from parfocal.qc.evaluation.verdict import Judgement
 from parfocal.qc.figures.drawing import save_png
+from parfocal.qc.metrics.bands import sample_windows
 from parfocal.qc.metrics.baselines.blind import choose_blind_gaussian
 from parfocal.qc.metrics.images.residuals import NoNoiseError, ResidualScore, score_residual
 from parfocal.qc.residuals.figure import residual_figure
@@ -25,7 +28,8 @@ from parfocal.qc.residuals.judge import DEFINITION, judge, rank
 from parfocal.qc.residuals.metrics import METRICS, SHOWN
 from parfocal.qc.residuals.parameters import ResidualParameters, ResidualThresholds
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.files import Image, image_stem, inspect_image, read_image
+from parfocal.runtime.images.files import Image, image_stem, inspect_image, open_image
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input, list_inputs
 from parfocal.runtime.store.evaluations import EvaluationSummary, ImageScore, Kind
@@ -75,6 +79,9 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
     shown = SHOWN
     headline = ("agreement", "structure", "sharpness", "noise_left")
     definition = DEFINITION
+    held = Held(pixels=2**22, planes=0)
+    # At most 590 MB, by tracemalloc on planes of 4 and of 20 million pixels.
+    pixel_bytes = 140
 
     def inputs(self) -> Inputs[Pair]:
         """Return the predicted images with their inputs."""
@@ -102,19 +109,20 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
 
     def prepare(self, inputs: Inputs[Pair]) -> None:
         """Choose the Gaussian filter that foretells each pixel best from its neighbours."""
-        sources = (read_image(fetch_input(self.context, pair.source)).pixels for pair in inputs.items)
-        self._gaussian = choose_blind_gaussian(islice(sources, _BASELINE_IMAGES))
+        self._gaussian = choose_blind_gaussian(islice(self._sources(inputs.items), _BASELINE_IMAGES))
 
     def score(self, item: Pair) -> ScoredResidual:
         """Score the residual of one image, and write its maps."""
         source = self._source(item)
         try:
             # The baseline first: what is wrong with the input shows there.
-            theirs = score_residual(source.pixels, self._gaussian.apply(source.pixels), name=item.label)[0]
+            baseline = self._gaussian.apply(source.pixels, self.scratch)
+            theirs = score_residual(source.pixels, baseline, name=item.label, scratch=self.scratch)[0]
+            del baseline  # its file goes with it
         except NoNoiseError as error:
             raise LeftOutError(error.message, error.why) from error
         with of_prediction(item.label):
-            ours, found = score_residual(source.pixels, self._prediction(item), name=item.label)
+            ours, found = score_residual(source.pixels, self._prediction(item), name=item.label, scratch=self.scratch)
         if self.parameters.maps:
             maps = {"residual": found.residual, "deviation": found.deviation}
             write_maps(self.folder / "maps", item.label, maps, source)
@@ -152,15 +160,26 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
         """Draw the worst image, so that nobody is shown a lucky one."""
         pair = part.of(part.worst.image).item
         source, prediction = self._source(pair), self._prediction(pair)
-        score, maps = score_residual(source.pixels, prediction, name=pair.label)
+        score, maps = score_residual(source.pixels, prediction, name=pair.label, scratch=self.scratch)
         size = source.pixel_size.x if source.pixel_size is not None else None
         figure = residual_figure(
             source.pixels, prediction, maps, score, name=pair.label, images=summary.images, pixel_size=size
         )
         save_png(figure, self.folder / f"figure{suffix}.png")
 
+    def _sources(self, pairs: Sequence[Pair]) -> Iterator[NDArray[Any]]:
+        """Yield the inputs; of large planes windows, one after the other."""
+        for pair in pairs:
+            pixels = self._open(fetch_input(self.context, pair.source)).pixels
+            plane = pixels.shape[-2:]
+            warn_of_samples(self.context, plane)
+            for window in sample_windows(plane):
+                part: tuple[Any, ...] = ..., *window
+                yield pixels[part]
+                release(pixels)
+
     def _source(self, pair: Pair) -> Image:
-        source = read_image(fetch_input(self.context, pair.source))
+        source = self._open(fetch_input(self.context, pair.source))
         if "S" in source.axes or "C" in source.axes:
             raise InvalidInputError(
                 f"{pair.label} has channels (axes {source.axes}): residuals are judged in grey images and their "
@@ -169,7 +188,10 @@ class ResidualJudge(Judge[ResidualParameters, Pair, ScoredResidual]):
         return source
 
     def _prediction(self, pair: Pair) -> NDArray[Any]:
-        return read_image(self.context.cache.fetch(self.context.store, self._place, pair.prediction)).pixels
+        return self._open(self.context.cache.fetch(self.context.store, self._place, pair.prediction)).pixels
+
+    def _open(self, path: Path) -> Image:
+        return open_image(path, self.scratch)
 
 
 def _pairs(context: JobContext, prediction: ResultManifest, role: str) -> tuple[list[Pair], list[str]]:

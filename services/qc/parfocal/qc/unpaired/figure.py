@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parfocal.qc.figures.drawing import centre, draw_scale_bar, frame, shortened
+from parfocal.qc.figures.drawing import draw_scale_bar, frame, shortened
 from parfocal.runtime.report.fonts import drawable
 
 _SIDE: Final = 2.2
@@ -26,7 +26,7 @@ class Sample:
     name, distance
         Name of the image, and its distance.
     panels
-        Images (Y, X, channels) by what they are, in the order in which they are shown.
+        Parts of images (Y, X, channels) by what they are, in the order in which they are shown.
     pixel_size
         Side length of a pixel in micrometres; None where it is unknown.
     """
@@ -46,9 +46,7 @@ def samples_figure(samples: Sequence[Sample], real: Sequence[npt.NDArray[Any]]) 
     for number, (line, sample) in enumerate(zip(grid, samples, strict=True)):
         panels = {**sample.panels, "real image": real[number % len(real)]}
         for axes, (title, image) in zip(line, panels.items(), strict=True):
-            rows, columns_shown = centre(*image.shape[:2])
-            picture = _picture(image[rows, columns_shown])
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(_picture(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             frame(axes)
             if number == 0:
                 axes.set_title(title[:1].upper() + title[1:], fontsize=9)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from parfocal.qc.evaluation.inputs import Inputs, fetch_files, files_below, predicted_files, read_named
+from parfocal.qc.evaluation.room import SizedImage, size_of
 from parfocal.qc.evaluation.training_images import training_dataset
 from parfocal.qc.unpaired.scoring import drawn
 from parfocal.runtime.errors import InvalidInputError
@@ -17,7 +18,10 @@ from parfocal.runtime.store.store import Location
 
 @dataclass(frozen=True)
 class Translated:
-    """One predicted image, what it was made from, and where the model did that, what it was turned back into."""
+    """One predicted image, what it was made from, and where the model did that, what it was turned back into.
+
+    `shape` is that of the input in pixels, channels or colours in front.
+    """
 
     label: str
     role: str
@@ -59,7 +63,7 @@ def read_unpaired_inputs(context: JobContext) -> Inputs[Translated]:
             prediction=predictions[files[stem].name],
             back=predictions[backs[stem].name] if stem in backs else None,
             source_sha256=entries[sources[stem].file].sha256,
-            shape=sources[stem].shape,
+            shape=size_of(sources[stem], stem).shape,
             pixel_size=_pixel_size(sources[stem]),
         )
         for stem in found
@@ -79,16 +83,36 @@ def test_images(context: JobContext, inputs: Inputs[Translated], role: str) -> d
     return _images(context, Location.parse(inputs.input_uri), inputs.dataset, inputs.split, role)
 
 
+def sizes_of_real(context: JobContext, inputs: Inputs[Translated]) -> list[SizedImage]:
+    """Return the sizes of the images that are no items: those of the training, of both kinds, and real test images."""
+    assert inputs.dataset is not None
+    _, trained_on = training_dataset(context, inputs)
+    made = inputs.roles[0]
+    of_training = [image for role in (made, inputs.source_role) for image in _chosen(trained_on, "train", role)]
+    images = (*of_training, *_chosen(inputs.dataset, inputs.split, made))
+    return [size_of(image, image.file) for image in images]
+
+
 def _images(context: JobContext, place: Location, dataset: DatasetManifest, split: str, role: str) -> dict[str, Path]:
+    entries = {entry.name: entry for entry in dataset.files}
+    return fetch_files(context, str(place), (entries[image.file] for image in _chosen(dataset, split, role)))
+
+
+def _chosen(dataset: DatasetManifest, split: str, role: str) -> list[ImageEntry]:
+    """Return the images of a role that are compared.
+
+    Raises
+    ------
+    InvalidInputError
+        There are none.
+    """
     images: Sequence[ImageEntry] = dataset.select(split, role)
     if not images:
         raise InvalidInputError(
             f"The dataset {dataset.dataset!r} (version {dataset.version}) has no images in {split}/{role} to compare "
             f"predictions with. Create it again with images in {split}/{role}."
         )
-    entries = {entry.name: entry for entry in dataset.files}
-    chosen: Iterator[ImageEntry] = (images[number] for number in drawn(len(images)))
-    return fetch_files(context, str(place), (entries[image.file] for image in chosen))
+    return [images[number] for number in drawn(len(images))]
 
 
 def _pixel_size(image: ImageEntry) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -103,8 +103,8 @@ class Real:
         distance = self._images.distance([image], _PATCHES_OF_ONE)
         return {"distance": distance, "intensity_distance": float(difference.mean())}
 
-    def distance(self, images: Sequence[NDArray[Any]]) -> float:
-        """Return the distance of a set of images."""
+    def distance(self, images: Iterable[NDArray[Any]]) -> float:
+        """Return the distance of a set of images, which are taken one by one."""
         return self._images.distance(images)
 
 

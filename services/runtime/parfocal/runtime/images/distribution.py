@@ -12,12 +12,14 @@ fewer patches there are: compare values with each other or with that of two halv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from parfocal.runtime.images.scratch import release
 
 _BINOMIAL: Final = np.array([1, 4, 6, 4, 1], np.float64) / 16
 _PATCH: Final = 7
@@ -100,10 +102,11 @@ class RealImages:
         self._directions = [_directions(length, self._rng(level, 1)) for level in range(self._levels)]
         self._sorted = self._projected(images, patches)
 
-    def distance(self, images: Sequence[NDArray[Any]], patches: int | None = None) -> float:
+    def distance(self, images: Iterable[NDArray[Any]], patches: int | None = None) -> float:
         """Return the distance of other images with the same channels, the mean over all bands, times 1000.
 
-        `patches` of each image and band are drawn; if None, as many as of the images of the set.
+        Images are taken one by one, and need not be in memory. `patches` of each image and band are drawn; if None, as
+        many as of the images of the set.
         """
         found = []
         for ours, theirs in zip(self._projected(images, patches or self._patches), self._sorted, strict=True):
@@ -111,15 +114,16 @@ class RealImages:
             found.append(np.mean(np.abs(_quantiles(ours, quantiles) - _quantiles(theirs, quantiles))))
         return _SCALE * float(np.mean(found))
 
-    def _projected(self, images: Sequence[NDArray[Any]], patches: int) -> list[NDArray[np.float64]]:
+    def _projected(self, images: Iterable[NDArray[Any]], patches: int) -> list[NDArray[np.float64]]:
         """Return, for each band, the sorted projections (patches, directions) of patches of all images."""
-        if wrong := [image.shape for image in images if image.ndim != 3 or image.shape[2] != self.channels]:
-            raise ValueError(f"images must be (Y, X, {self.channels}), and not {wrong[0]}")
         rngs = [self._rng(level, 0) for level in range(self._levels)]
         drawn: list[list[NDArray[np.float64]]] = [[] for _ in rngs]
         for image in images:
+            if image.ndim != 3 or image.shape[2] != self.channels:
+                raise ValueError(f"images must be (Y, X, {self.channels}), and not {image.shape}")
             for level, band in enumerate(_laplacian_pyramid(np.asarray(image, np.float64), self._levels)):
                 drawn[level].append(_draw_patches(band, patches, rngs[level]))
+            release(image)
         return [
             np.sort(_normalised(np.concatenate(each)) @ directions, axis=0)
             for each, directions in zip(drawn, self._directions, strict=True)

@@ -7,10 +7,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import BLOCK_PIXELS, IN_MEMORY, Scratch, release
+
 _MEDIAN_OF_NORMAL: Final = 0.6744897501960817  # of the absolute value of a standard normal variable
 
 
-def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None) -> float:
+def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None, scratch: Scratch = IN_MEMORY) -> float:
     """Return the standard deviation of the noise of an image, in grey values.
 
     The image is filtered with the difference of two Laplacians of Immerkaer (Computer Vision and Image Understanding
@@ -24,21 +27,43 @@ def noise_sigma(pixels: NDArray[Any], *, clipped: NDArray[Any] | None = None) ->
     Parameters
     ----------
     pixels
-        Finite grey values (Y, X), or (Z, Y, X), whose planes are filtered each by itself; at least 3x3 pixels.
+        Finite grey values (Y, X), or (Z, Y, X), whose planes are filtered each by itself; at least 3x3 pixels. They
+        need not be in memory.
     clipped
         Image of the same shape whose smallest and largest values mark the clipped pixels, when `pixels` were made
         from it and no longer show them; by default `pixels`.
+    scratch
+        Where the filtered values lie, 4 bytes for each pixel.
     """
     extremes = pixels if clipped is None else clipped
-    inside = (extremes > extremes.min()) & (extremes < extremes.max())
-    # Without the offset, so that float32 keeps the digits that matter.
-    values = (pixels - np.asarray(pixels.min(), np.float64)).astype(np.float32)
-    for axis in (-1, -2):
-        values = np.diff(values, n=2, axis=axis)
-    inside = inside[..., 1:-1, 1:-1]
-    chosen = values[inside] if inside.any() else values
+    lowest, smallest, largest = value_range(pixels)[0], *value_range(extremes)
+    planes, marks = (each.reshape(-1, *each.shape[-2:]) for each in (pixels, extremes))
+    height, width = planes.shape[1] - 2, planes.shape[2] - 2
+    step = max(1, BLOCK_PIXELS // (width + 2))
+    kept = scratch.zeros((len(planes) * height * width,), np.float32)
+
+    def differences(*, all_of_them: bool) -> NDArray[np.float32]:
+        count = 0
+        for plane, mark in zip(planes, marks, strict=True):
+            for start in range(0, height, step):
+                rows = slice(start, min(start + step, height) + 2)
+                # Without the offset, so that float32 keeps the digits that matter.
+                values = (plane[rows] - np.asarray(lowest, np.float64)).astype(np.float32)
+                for axis in (-1, -2):
+                    values = np.diff(values, n=2, axis=axis)
+                inner = mark[rows][1:-1, 1:-1]
+                chosen = values.ravel() if all_of_them else values[(inner > smallest) & (inner < largest)]
+                kept[count : count + chosen.size] = chosen
+                count += chosen.size
+                release(pixels)
+                release(extremes)
+                release(kept)
+        return kept[:count]
+
+    found = differences(all_of_them=False)
+    found = found if found.size else differences(all_of_them=True)
     # 6 is the gain of these differences on white noise.
-    return float(np.median(np.abs(chosen))) / (6 * _MEDIAN_OF_NORMAL)
+    return float(np.median(np.abs(found, out=found), overwrite_input=True)) / (6 * _MEDIAN_OF_NORMAL)
 
 
 def noise_correlation(pixels: NDArray[Any], axis: int, lags: int = 10) -> NDArray[np.float64] | None:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics._arrays import Float32, Float64
-from parfocal.qc.metrics.bands import bands
+from parfocal.qc.metrics.bands import filtered
 from parfocal.qc.metrics.images.fit import fitted_psnr, has_range, scale_target
 from parfocal.qc.metrics.parallel import map_bounded
 from parfocal.runtime.errors import InvalidInputError
-from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 
 DEFAULT_SIGMAS: Final = (*np.arange(0.5, 3.0, 0.25).tolist(), *np.arange(3.0, 6.5, 0.5).tolist())
 """Candidate sigmas in pixels, 0.5 to 6, closer where filters are narrow."""
@@ -137,15 +137,12 @@ def gaussian_baseline(image: npt.NDArray[Any], sigma: float, scratch: Scratch = 
     """
     if image.ndim not in (2, 3):
         raise InvalidInputError(f"The image has {image.ndim} axes; (Y, X) or (Z, Y, X) is required.")
-    filtered: Float32 = scratch.zeros(image.shape, np.float32)
-    stacks = (each if each.ndim == 3 else each[np.newaxis] for each in (image, filtered))
-    for plane, result in zip(*stacks, strict=True):
-        for band in bands(plane.shape, math.ceil(_TRUNCATED * sigma)):
-            padded = gaussian_filter(plane[band.padded].astype(np.float32), sigma, mode="reflect", truncate=_TRUNCATED)
-            result[band.rows] = padded[band.core]
-            release(image)
-            release(filtered)
-    return filtered
+
+    def smoothed(part: npt.NDArray[Any]) -> Float32:
+        smooth: Float32 = gaussian_filter(part.astype(np.float32), sigma, mode="reflect", truncate=_TRUNCATED)
+        return smooth
+
+    return filtered(image, smoothed, math.ceil(_TRUNCATED * sigma), scratch)
 
 
 def _planes(source: npt.NDArray[Any], target: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:

@@ -66,7 +66,11 @@ class OtsuBaseline:
 
 
 def choose_otsu(
-    pairs: Iterable[tuple[npt.NDArray[Any], TargetT]], criterion: Criterion[TargetT], *, dimensions: int | None = None
+    pairs: Iterable[tuple[npt.NDArray[Any], TargetT]],
+    criterion: Criterion[TargetT],
+    *,
+    dimensions: int | None = None,
+    scratch: Scratch = IN_MEMORY,
 ) -> OtsuBaseline:
     """Choose polarity and smoothing by a ratio over all images.
 
@@ -80,6 +84,8 @@ def choose_otsu(
         both are summed over the images, and 0 / 0 counts as 1.
     dimensions
         Number of spatial axes, where targets are no images and do not tell.
+    scratch
+        Where label images lie.
 
     Raises
     ------
@@ -92,7 +98,7 @@ def choose_otsu(
         grey = _Grey(source, np.ndim(target) if dimensions is None else dimensions)  # type: ignore[arg-type]
         for bright in (True, False):
             for sigma in _SIGMAS:
-                part, whole = criterion(target, _otsu_labels(grey, bright=bright, sigma=sigma))
+                part, whole = criterion(target, _otsu_labels(grey, bright=bright, sigma=sigma, scratch=scratch))
                 before = totals.get((bright, sigma), (0.0, 0.0))
                 totals[bright, sigma] = before[0] + part, before[1] + whole
         images += 1

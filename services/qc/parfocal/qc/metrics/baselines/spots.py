@@ -19,6 +19,7 @@ from scipy import ndimage
 from parfocal.qc.metrics.objects.localisations import match_stack
 from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import release
 from parfocal.runtime.methods.localisation_matching import jaccard
 
 THRESHOLDS: Final = (3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
@@ -82,10 +83,14 @@ def choose_spots(
 
 
 def locate_spots(frames: Iterable[NDArray[Any]], threshold: float) -> Localisations:
-    """Return the fitted local maxima of frames (Y, X); the threshold is in standard deviations of the noise."""
+    """Return the fitted local maxima of frames (Y, X); the threshold is in standard deviations of the noise.
+
+    The frames need not be in memory.
+    """
     tables = []
     for number, frame in enumerate(frames):
-        values = np.asarray(frame, np.float64)
+        values = np.array(frame, np.float64)
+        release(frame)
         y, x, amplitude = fit_spots(values, _maxima(values, threshold))
         inside = (y >= 0) & (y < values.shape[0]) & (x >= 0) & (x < values.shape[1]) & (amplitude > 0)
         tables.append((np.full(int(inside.sum()), number, np.int64), y[inside], x[inside]))

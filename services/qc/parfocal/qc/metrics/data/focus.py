@@ -10,7 +10,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from parfocal.qc.metrics._arrays import check_values
+from parfocal.qc.metrics.bands import filtered_bands
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.correlation import dot
+from parfocal.runtime.images.pixel_values import value_range
 
 _FINE: Final = (1.0, 2.0)
 _COARSE: Final = (2.0, 8.0)
@@ -30,7 +33,7 @@ def sharpness(image: npt.NDArray[Any], noise: float = 0.0) -> float | None:
     Parameters
     ----------
     image
-        Finite grey values (Y, X) or (Z, Y, X), whose planes are filtered each by itself.
+        Finite grey values (Y, X) or (Z, Y, X), whose planes are filtered each by itself; they need not be in memory.
     noise
         Standard deviation of white noise in the image, in grey values; see `parfocal.qc.metrics.data.noise`.
 
@@ -48,12 +51,21 @@ def sharpness(image: npt.NDArray[Any], noise: float = 0.0) -> float | None:
     check_values(image, "image")
     if image.ndim not in (2, 3):
         raise InvalidInputError(f"Sharpness is measured in images (Y, X) or (Z, Y, X), not {image.shape}.")
-    pixels = (image - np.asarray(image.min(), np.float64)).astype(np.float32)
+    lowest = np.asarray(value_range(image)[0], np.float64)
     energies = []
     for narrow, wide in (_FINE, _COARSE):
-        band = _smoothed(pixels, narrow) - _smoothed(pixels, wide)
+
+        def structures(part: npt.NDArray[Any], narrow: float = narrow, wide: float = wide) -> npt.NDArray[np.float32]:
+            pixels = (part - lowest).astype(np.float32)
+            return np.asarray(ndimage.gaussian_filter(pixels, narrow) - ndimage.gaussian_filter(pixels, wide))
+
+        sums = np.zeros(2)
+        for part in filtered_bands(image, structures, math.ceil(4 * wide)):
+            values = part.astype(np.float64)
+            sums += values.sum(), dot(values, values)
         of_noise = noise**2 * white_noise_gain(narrow, wide)
-        energies.append(float(np.var(band, dtype=np.float64)) - of_noise)
+        # The mean of such a band is near 0.
+        energies.append(float(sums[1] / image.size - (sums[0] / image.size) ** 2) - of_noise)
         if energies[-1] <= 0 or energies[-1] < of_noise / 2:
             return None
     return math.sqrt(energies[0] / energies[1])
@@ -66,8 +78,3 @@ def white_noise_gain(narrow: float, wide: float) -> float:
     """
     a, b = narrow**2, wide**2
     return (1 / (4 * a) + 1 / (4 * b) - 1 / (a + b)) / math.pi
-
-
-def _smoothed(pixels: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
-    smooth: npt.NDArray[np.float32] = ndimage.gaussian_filter(pixels, (0.0,) * (pixels.ndim - 2) + (sigma, sigma))
-    return smooth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from parfocal.qc.metrics._arrays import check_values
+from parfocal.qc.metrics._arrays import Float32, check_values, percentiles
+from parfocal.qc.metrics.bands import filtered, filtered_bands
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.noise import noise_sigma
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch
 
 _SMOOTHING: Final = 2.0
 _PERCENTILES: Final = (2.0, 99.8)
+_AROUND: Final = math.ceil(4 * _SMOOTHING)
 
 
 @dataclass(frozen=True)
@@ -48,24 +53,33 @@ class Noise:
         return self.rise / self.sigma if self.sigma > 0 else None
 
 
-def measure_noise(image: npt.NDArray[Any]) -> Noise:
+def measure_noise(image: npt.NDArray[Any], scratch: Scratch = IN_MEMORY) -> Noise:
     """Return noise and signal of an image (Y, X) or (Z, Y, X); see `Noise`.
+
+    It need not be in memory; what is computed of it lies in `scratch`.
 
     Raises
     ------
     InvalidInputError
         Other axes, smaller than 3x3 pixels, not numeric or not finite.
     """
-    pixels = _checked(image)
-    sigmas = (0.0,) * (pixels.ndim - 2) + (_SMOOTHING, _SMOOTHING)
-    low, high = np.percentile(ndimage.gaussian_filter(pixels, sigmas), _PERCENTILES)
-    calmed = ndimage.median_filter(pixels, size=(1,) * (pixels.ndim - 2) + (3, 3))
-    calmed = ndimage.gaussian_filter(calmed, sigmas, output=calmed)
-    return Noise(noise_sigma(pixels), float(high - low), float(calmed.max() - calmed.min()))
+    _check(image)
+    lowest = np.asarray(value_range(image)[0], np.float64)
+
+    def smoothed(part: npt.NDArray[Any]) -> Float32:
+        return np.asarray(ndimage.gaussian_filter((part - lowest).astype(np.float32), _SMOOTHING))
+
+    def calmed(part: npt.NDArray[Any]) -> Float32:
+        calm = ndimage.median_filter((part - lowest).astype(np.float32), size=3)
+        return np.asarray(ndimage.gaussian_filter(calm, _SMOOTHING, output=calm))
+
+    low, high = percentiles(filtered(image, smoothed, _AROUND, scratch), *_PERCENTILES)
+    ends = [(part.min(), part.max()) for part in filtered_bands(image, calmed, _AROUND + 1)]
+    rise = max(highest for _, highest in ends) - min(lowest for lowest, _ in ends)
+    return Noise(noise_sigma(image, scratch=scratch), high - low, float(rise))
 
 
-def _checked(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _check(image: npt.NDArray[Any]) -> None:
     check_values(image, "image")
     if image.ndim not in (2, 3) or min(image.shape[-2:]) < 3:
         raise InvalidInputError(f"Noise is measured in images (Y, X) or (Z, Y, X) of 3x3 pixels; not {image.shape}.")
-    return (image - np.asarray(image.min(), np.float64)).astype(np.float32)

@@ -27,6 +27,7 @@ from skimage.metrics import structural_similarity
 
 from parfocal.runtime.datasets.coordinates import Localisations
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.scratch import release
 
 _LOW, _HIGH = 0.1, 99.9
 _WINDOW: Final = 7
@@ -63,6 +64,15 @@ class FrameError:
     rsp: float
     sigma: float
     difference: NDArray[np.float32]
+
+
+def mean_frame(stack: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean (Y, X) of frames (T, Y, X), which need not be in memory."""
+    total = np.zeros(stack.shape[1:])
+    for frame in stack:
+        total += frame
+        release(stack)
+    return total / len(stack)
 
 
 def render(found: Localisations, shape: tuple[int, int], upsampling: int) -> NDArray[np.float32]:

@@ -29,9 +29,13 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from parfocal.qc.metrics._arrays import Float32, Float64, check_values
+from parfocal.qc.metrics.bands import bands
 from parfocal.qc.metrics.images.fit import CONSTANT_PREDICTION, CONTRAST_INVERTED
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.correlation import dot
 from parfocal.runtime.images.noise import noise_sigma
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
 
 SMOOTHING: Final = 2.0
 """Sigma in pixels of the Gaussian under which the residual is compared with noise."""
@@ -45,6 +49,8 @@ _LOCAL: Final = 8.0
 _WEAKEST: Final = 0.05
 _FINE, _COARSE = 1.0, 4.0
 _SMALLEST: Final = 8
+# Rows that the widest filter needs, and the filter before it.
+_AROUND: Final = math.ceil(4 * _LOCAL) + 1
 # Sum of the squared weights of Immerkaer's filter: its gain on the variance of white noise.
 _GAIN: Final = 36.0
 
@@ -108,7 +114,7 @@ class ResidualMaps:
 
 
 def score_residual(
-    source: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str
+    source: npt.NDArray[Any], prediction: npt.NDArray[Any], *, name: str, scratch: Scratch = IN_MEMORY
 ) -> tuple[ResidualScore, ResidualMaps]:
     """Score a restored image by what was taken away from its input.
 
@@ -116,9 +122,11 @@ def score_residual(
     ----------
     source, prediction
         Grey values of one shape, (Y, X), or (…, Y, X) for stacks, which are scored plane by plane and averaged; sides
-        of 8 pixels at least.
+        of 8 pixels at least. They need not be in memory.
     name
         Name of the image, for errors.
+    scratch
+        Where the maps lie.
 
     Raises
     ------
@@ -141,11 +149,12 @@ def score_residual(
     for what, values in (("input", source), ("prediction", prediction)):
         check_values(values, f"{what} {name}")
     shape = (-1, *source.shape[-2:])
-    planes = zip(source.reshape(shape), prediction.reshape(shape), strict=True)
-    maps = ResidualMaps(np.zeros(source.shape, np.float32), np.zeros(source.shape, np.float32))
-    into = zip(maps.residual.reshape(shape), maps.deviation.reshape(shape), strict=True)
-    scores = [_score(*pair, ResidualMaps(*where)) for pair, where in zip(planes, into, strict=True)]
-    known = [score for score in scores if score is not None]
+    maps = ResidualMaps(scratch.zeros(source.shape, np.float32), scratch.zeros(source.shape, np.float32))
+    arrays = [each.reshape(shape) for each in (source, prediction, maps.residual, maps.deviation)]
+    known = []
+    for pixels, predicted, *into in zip(*arrays, strict=True):
+        if (score := _score(pixels, predicted, ResidualMaps(*into), scratch)) is not None:
+            known.append(score)
     if not known:
         raise NoNoiseError(
             f"{name}: the input shows no noise, so that there is nothing to compare a residual with. Judge such images "
@@ -154,48 +163,104 @@ def score_residual(
     return _mean(known), maps
 
 
-def _score(source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: ResidualMaps) -> ResidualScore | None:
-    """Score one plane and fill its maps; None where its input shows no noise."""
-    values = source.astype(np.float64)
-    power = _fine_power(values)
-    mean_power = float(power.mean())
+def _score(
+    source: npt.NDArray[Any], prediction: npt.NDArray[Any], maps: ResidualMaps, scratch: Scratch
+) -> ResidualScore | None:
+    """Score one plane band by band, and fill its maps; None where its input shows no noise."""
+    size, edge = source.size, min(_BLOCK, *source.shape)
+    parts = list(bands(source.shape, _AROUND, edge))
+    total = 0.0
+    for band in parts:
+        total += float(_fine_power(source[band.padded].astype(np.float64))[band.core].sum())
+        release(source)
+    mean_power = total / size
     if not mean_power > 0:
         return None
-    failed, scale, fitted = _fit(values, prediction.astype(np.float64))
-    residual = values - fitted
-    variance = _local_variance(residual, max(_WEAKEST**2 * mean_power, _rounding(source)))
-    strength = np.sqrt(variance)
-    deviation = _smooth(residual) / (strength * math.sqrt(_gain(_smooth)))
-    blocks = _Blocks(gaussian_filter(fitted, 1.0))
-    fine = blocks.mean(_band(values) ** 2) - _gain(_band) * blocks.mean(variance)
-    noise = noise_sigma(source)
-    maps.residual[:], maps.deviation[:] = residual, deviation
+    failed, fit = _fit(source, prediction)
+    noise = noise_sigma(source, scratch=scratch)
+    least = max(_WEAKEST**2 * mean_power, _rounding(source))
+    smallest, largest = value_range(source)
+    blocks, neighbours = _Blocks(edge), _Neighbours()
+    agreeing = clipped = 0
+    power_left = 0.0
+    for band in parts:
+        values = source[band.padded].astype(np.float64)
+        fitted = fit.apply(prediction[band.padded])
+        residual = values - fitted
+        variance = _local_variance(residual, least)
+        strength = np.sqrt(variance)
+        deviation = _smooth(residual) / (strength * math.sqrt(_gain(_smooth)))
+        core = band.core
+        maps.residual[band.rows], maps.deviation[band.rows] = residual[core], deviation[core]
+        agreeing += int(np.count_nonzero(np.abs(deviation[core]) <= LARGEST_DEVIATION))
+        clipped += int(np.count_nonzero((values[core] == smallest) | (values[core] == largest)))
+        blocks.add(
+            gaussian_filter(fitted, 1.0)[core],
+            *(each[core] for each in (deviation**2, _band(values) ** 2, variance, _band(fitted) ** 2)),
+        )
+        neighbours.add((residual / strength)[core.start : core.stop + 1], core.stop - core.start)
+        if not noise > 0:
+            power_left += float(_fine_power(fitted)[core].sum())
+        for array in (source, prediction, maps.residual, maps.deviation):
+            release(array)
+    structure, band_of_source, of_noise, band_of_fitted = blocks.means()
     return ResidualScore(
-        agreement=float((np.abs(deviation) <= LARGEST_DEVIATION).mean()),
-        structure=math.sqrt(blocks.mean(deviation**2)),
+        agreement=agreeing / size,
+        structure=math.sqrt(structure),
         noise_left=(
-            noise_sigma(fitted, clipped=source) / noise
+            # That of the fitted prediction.
+            abs(fit.scale) * noise_sigma(prediction, clipped=source, scratch=scratch) / noise
             if noise > 0
-            else math.sqrt(float(_fine_power(fitted).mean()) / mean_power)
+            else math.sqrt(power_left / size / mean_power)
         ),
-        neighbours=_neighbours(residual / strength),
-        sharpness=_ratio(blocks.mean(_band(fitted) ** 2), fine),
-        scale=scale,
-        clipped=float(((source == source.min()) | (source == source.max())).mean()),
+        neighbours=neighbours.correlation(),
+        sharpness=_ratio(band_of_fitted, band_of_source - _gain(_band) * of_noise),
+        scale=fit.scale,
+        clipped=clipped / size,
         failed=failed,
     )
 
 
-def _fit(values: Float64, prediction: Float64) -> tuple[str | None, float, Float64]:
-    """Return why the prediction failed, the factor of the fit, and the fitted prediction."""
-    centred = prediction - prediction.mean()
-    spread = float((centred**2).mean())
-    if spread <= (1e-7 * float(np.abs(prediction).max())) ** 2:
-        return CONSTANT_PREDICTION, 0.0, np.full(values.shape, values.mean())
-    scale = float((centred * (values - values.mean())).mean()) / spread
+@dataclass(frozen=True)
+class _Fit:
+    """Least-squares fit of a prediction to its input: ``scale * (prediction - mean) + level``."""
+
+    scale: float
+    mean: float
+    level: float
+
+    def apply(self, prediction: npt.NDArray[Any]) -> Float64:
+        """Return a part of the prediction as it is fitted."""
+        fitted: Float64 = prediction.astype(np.float64)
+        fitted -= self.mean
+        fitted *= self.scale
+        fitted += self.level
+        return fitted
+
+
+def _fit(source: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> tuple[str | None, _Fit]:
+    """Return why the prediction failed, and its fit."""
+    pair = (source, prediction)
+    sums = np.zeros(2)
+    for band in bands(source.shape):
+        sums += [float(each[band.rows].sum(dtype=np.float64)) for each in pair]
+        for each in pair:
+            release(each)
+    level, mean = (sums / source.size).tolist()
+    products = np.zeros(3)
+    for band in bands(source.shape):
+        x, y = prediction[band.rows] - np.float64(mean), source[band.rows] - np.float64(level)
+        products += dot(x, x), dot(x, y), dot(y, y)
+        for each in pair:
+            release(each)
+    spread, covariance, variance = (products / source.size).tolist()
+    brightest = max(abs(float(value)) for value in value_range(prediction))
+    if spread <= (1e-7 * brightest) ** 2:
+        return CONSTANT_PREDICTION, _Fit(0.0, mean, level)
+    scale = covariance / spread
     # Where there is nothing but noise, half of all predictions correlate with it negatively by chance.
-    chance = LARGEST_DEVIATION * float(values.std()) / math.sqrt(spread * values.size)
-    return CONTRAST_INVERTED if scale < -chance else None, scale, scale * centred + values.mean()
+    chance = LARGEST_DEVIATION * math.sqrt(variance) / math.sqrt(spread * source.size)
+    return CONTRAST_INVERTED if scale < -chance else None, _Fit(scale, mean, level)
 
 
 def _fine_power(values: Float64) -> Float64:
@@ -239,16 +304,30 @@ def _ratio(power: float, of: float) -> float:
 
 
 class _Blocks:
-    """An image cut into square blocks, of which the third that varies most is called structured."""
+    """The square blocks of a plane, of which the third that varies most is called structured.
 
-    def __init__(self, image: Float64) -> None:
-        self._edge = min(_BLOCK, *image.shape)
-        spread = self._of(image).std(axis=(1, 2))
-        self._structured = np.argsort(spread, kind="stable")[-max(1, len(spread) // 3) :]
+    Parameters
+    ----------
+    edge
+        Side length in pixels; what is left at the end of rows and columns belongs to no block.
+    """
 
-    def mean(self, image: Float64) -> float:
-        """Return the mean of an image over the structured blocks."""
-        return float(self._of(image)[self._structured].mean())
+    def __init__(self, edge: int) -> None:
+        self._edge = edge
+        self._spread: list[Float64] = []
+        self._means: list[Float64] = []
+
+    def add(self, image: Float64, *others: Float64) -> None:
+        """Add the next rows of the image that tells where structures are, and of others that are averaged there."""
+        self._spread.append(self._of(image).std(axis=(1, 2)))
+        self._means.append(np.stack([self._of(each).mean(axis=(1, 2)) for each in others]))
+
+    def means(self) -> list[float]:
+        """Return the means of the others over the structured blocks."""
+        spread, means = np.concatenate(self._spread), np.concatenate(self._means, axis=1)
+        structured = np.argsort(spread, kind="stable")[-max(1, len(spread) // 3) :]
+        found: list[float] = means[:, structured].mean(axis=1).tolist()
+        return found
 
     def _of(self, image: Float64) -> Float64:
         edge = self._edge
@@ -257,11 +336,30 @@ class _Blocks:
         return cut.swapaxes(1, 2).reshape(-1, edge, edge)
 
 
-def _neighbours(values: Float64) -> float:
-    values = values - values.mean()
-    power = float((values**2).mean())
-    along = [float((values[1:] * values[:-1]).mean()), float((values[:, 1:] * values[:, :-1]).mean())]
-    return float(np.mean(along)) / power if power > 0 else 0.0
+class _Neighbours:
+    """Correlation of neighbouring pixels along Y and X, of a plane that comes from top to bottom."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(2)
+        # Along each axis: number of pairs, sums of their first and of their second values, and of their products.
+        self._pairs = np.zeros((2, 4))
+        self._size = 0
+
+    def add(self, values: Float64, rows: int) -> None:
+        """Add the next rows; `values` has the row below them too, where there is one."""
+        mine = values[:rows]
+        self._size += mine.size
+        self._sums += mine.sum(), dot(mine, mine)
+        for axis, (one, other) in enumerate(((values[:-1], values[1:]), (mine[:, :-1], mine[:, 1:]))):
+            self._pairs[axis] += one.size, one.sum(), other.sum(), dot(one, other)
+
+    def correlation(self) -> float:
+        """Return the mean of both."""
+        mean = self._sums[0] / self._size
+        power = self._sums[1] / self._size - mean**2
+        count, first, second, products = self._pairs.T
+        along = (products - mean * (first + second)) / count + mean**2
+        return float(along.mean() / power) if power > 0 else 0.0
 
 
 def _mean(scores: Sequence[ResidualScore]) -> ResidualScore:

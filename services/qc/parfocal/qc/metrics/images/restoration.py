@@ -112,7 +112,7 @@ class RestorationMaps:
 
 
 def score_restoration(
-    image: npt.NDArray[Any], target: npt.NDArray[Any], *, name: str | None = None
+    image: npt.NDArray[Any], target: npt.NDArray[Any], *, name: str | None = None, scratch: Scratch = IN_MEMORY
 ) -> tuple[RestorationScore, RestorationMaps]:
     """Score one image (Y, X) against its target; see the module for the definition.
 
@@ -124,6 +124,8 @@ def score_restoration(
         Grey values of the same shape, of any integer or floating type.
     name
         Name of the image, put before the text of an error.
+    scratch
+        Where the maps lie; the images need not be in memory either.
 
     Raises
     ------
@@ -142,7 +144,7 @@ def score_restoration(
     """
     with naming(name):
         check_windowed(image, target)
-    return score_scaled(image, with_range(target, name=name), name=name)
+    return score_scaled(image, with_range(target, name=name), name=name, scratch=scratch)
 
 
 def score_scaled(

@@ -21,10 +21,17 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from parfocal.qc.metrics.objects.instances import IOU_LEVELS, Counts
 from parfocal.runtime.datasets.boxes import Boxes
-from parfocal.runtime.methods.average_precision import average_precision, box_overlaps, claim_by_score
+from parfocal.runtime.methods.average_precision import (
+    average_precision,
+    claim_by_score,
+    paired_overlaps,
+    row_of,
+    sparse_overlaps,
+)
 from parfocal.runtime.methods.outputs import Detections
 
 Rule = Literal["voc", "coco"]
@@ -158,7 +165,7 @@ def match_boxes(truth: Boxes, found: Detections, classes: int, levels: Sequence[
     }
     for number in np.intersect1d(found.classes, truth.classes):
         detections, targets = np.flatnonzero(found.classes == number), np.flatnonzero(truth.classes == number)
-        part = box_overlaps(found.corners[detections], truth.corners[targets])
+        part = sparse_overlaps(found.corners[detections], truth.corners[targets])
         difficult = truth.difficult[targets]
         confidence = found.confidence[detections]
         for row, level in enumerate(levels):
@@ -239,7 +246,7 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
     confidence, if the IoU reaches the level.
     """
     claims = matches.claims_at(level)
-    overlaps = box_overlaps(found.corners, truth.corners)
+    overlaps = sparse_overlaps(found.corners, truth.corners)
     # Confidences were single precision, in which 0.7 is a little less.
     counted = matches.confidence >= float(np.float32(confidence))
     right = np.flatnonzero(counted & (claims >= 0))
@@ -250,9 +257,10 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
     wrong: list[tuple[int, int]] = []
     false_positives: list[int] = []
     for number in left.tolist():
-        others = np.flatnonzero(free & (truth.classes != matches.classes[number]))
-        nearest = int(others[np.argmax(overlaps[number, others])]) if others.size else -1
-        if nearest >= 0 and overlaps[number, nearest] >= level:
+        columns, values = row_of(overlaps, number)
+        others = free[columns] & (truth.classes[columns] != matches.classes[number]) & (values >= level)
+        if others.any():
+            nearest = int(columns[others][np.argmax(values[others])])
             free[nearest] = False
             wrong.append((nearest, number))
         else:
@@ -260,9 +268,9 @@ def outcomes(truth: Boxes, found: Detections, matches: BoxMatches, level: float,
     mistaken = np.array(wrong, np.int64).reshape(-1, 2)
     return BoxOutcomes(
         true_positives=np.column_stack([claims[right], right]),
-        matched_iou=overlaps[right, claims[right]],
+        matched_iou=paired_overlaps(found.corners[right], truth.corners[claims[right]]),
         wrong_class=mistaken,
-        wrong_iou=overlaps[mistaken[:, 1], mistaken[:, 0]],
+        wrong_iou=paired_overlaps(found.corners[mistaken[:, 1]], truth.corners[mistaken[:, 0]]),
         false_negatives=np.flatnonzero(free),
         false_positives=np.array(sorted(false_positives), np.int64),
     )
@@ -311,7 +319,7 @@ def centre_offsets(truth: Boxes, found: Detections, outcome: BoxOutcomes) -> npt
 
 
 def _claim_best_free(
-    overlaps: npt.NDArray[np.float64],
+    overlaps: csr_array,
     scores: npt.NDArray[np.floating],
     iou: float,
     difficult: npt.NDArray[np.bool_],
@@ -320,14 +328,14 @@ def _claim_best_free(
     claims = np.full(overlaps.shape[0], _FALSE, np.int64)
     free = ~difficult
     for number in np.argsort(-np.asarray(scores, np.float64), kind="stable"):
+        columns, values = row_of(overlaps, number)
+        enough = values >= min(iou, 1 - 1e-10)
         for candidates in (free, difficult):
-            if not candidates.any():
-                continue
-            values = np.where(candidates, overlaps[number], -1.0)
-            # Of equal ones the last, as there.
-            nearest = len(values) - 1 - int(np.argmax(values[::-1]))
-            if values[nearest] >= min(iou, 1 - 1e-10):
-                claims[number] = nearest
-                free[nearest] = False
+            chosen = np.flatnonzero(enough & candidates[columns])
+            if chosen.size:
+                # Of equal ones the last, as there.
+                best = chosen[len(chosen) - 1 - int(np.argmax(values[chosen][::-1]))]
+                claims[number] = columns[best]
+                free[columns[best]] = False
                 break
     return claims

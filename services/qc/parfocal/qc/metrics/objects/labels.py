@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -10,7 +11,10 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.measure import label as connected_parts
 
+from parfocal.qc.metrics.bands import bands, sample_windows
 from parfocal.runtime.errors import InvalidInputError
+from parfocal.runtime.images.pixel_values import value_range
+from parfocal.runtime.images.scratch import release
 
 Kind = Literal["labels", "mask", "image"]
 
@@ -55,27 +59,39 @@ def kind_of_target(image: npt.NDArray[Any]) -> Kind:
     A mask has one or two values, of which one is 0. A label image has whole numbers from 0, and where two neighbours
     along X are above 0 they are mostly equal, because objects are even: in 60 % of such pairs at least. Noise leaves 0
     to 50 % in grey images of microscopes. Few photons leave more, but not together: connected pixels of one value are
-    5 or more in a label image, in the median.
+    5 or more in a label image, in the median; of a large image that of its `sample_windows`.
 
     Parameters
     ----------
     image
-        Finite values (Y, X) or (Z, Y, X).
+        Finite values (Y, X) or (Z, Y, X), which need not be in memory.
     """
-    if image.dtype.kind == "f" and not np.array_equal(image, np.round(image)):
+    if image.dtype.kind == "f" and not all(np.array_equal(part, np.round(part)) for part in _rows(image)):
         return "image"
-    lowest, highest = image.min(), image.max()
+    lowest, highest = value_range(image)
     if lowest != 0:
         return "image"
-    if np.count_nonzero(image == highest) + np.count_nonzero(image == 0) >= image.size:
+    if sum(np.count_nonzero((part == highest) | (part == 0)) for part in _rows(image)) >= image.size:
         return "mask"
-    inside = (image[..., 1:] > 0) & (image[..., :-1] > 0)
-    pairs = int(np.count_nonzero(inside))
-    even = int(np.count_nonzero(inside & (image[..., 1:] == image[..., :-1])))
+    pairs = even = 0
+    for part in _rows(image):
+        inside = (part[..., 1:] > 0) & (part[..., :-1] > 0)
+        pairs += int(np.count_nonzero(inside))
+        even += int(np.count_nonzero(inside & (part[..., 1:] == part[..., :-1])))
     if not pairs or even < _EVEN * pairs:
         return "image"
-    sizes = np.bincount(connected_parts(image.astype(np.int64), background=0).ravel())[1:]
-    return "labels" if np.median(sizes) >= _SMALLEST else "image"
+    sizes = [
+        np.bincount(connected_parts(image[window].astype(np.int64), background=0).ravel())[1:]
+        for window in sample_windows(image.shape)
+    ]
+    return "labels" if np.median(np.concatenate(sizes)) >= _SMALLEST else "image"
+
+
+def _rows(image: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Yield an image along its first axis, part by part."""
+    for band in bands(image.shape):
+        yield image[band.rows]
+        release(image)
 
 
 def check_labels(labels: npt.NDArray[Any]) -> LabelSanity:
