@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from support import mentions
 
-from parfocal.client.convert import Part, convert, inspect_part, parse_range, part_of_image, taken_again
+from parfocal.client.convert import Part, convert, inspect_part, part_of_image, taken_again
 from parfocal.client.datasets import check_folder, checked_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
@@ -374,14 +374,6 @@ def test_named_axes_are_those_of_the_file_of_which_a_channel_is_taken(tmp_path: 
     image = read_image(made)
     assert image.axes == "ZYX"
     np.testing.assert_array_equal(image.pixels, pixels[1, 1:])
-
-
-@pytest.mark.parametrize("text", ["0", "3-2", "a", "1-2-3", "-2"])
-def test_ranges_are_numbers_from_one(text: str) -> None:
-    assert parse_range("2-9", "--z") == (2, 9)
-    assert parse_range("4", "--z") == (4, 4)
-    with pytest.raises(InvalidInputError, match="--z"):
-        parse_range(text, "--z")
 
 
 def test_an_image_beside_its_export_is_refused(folder: Path) -> None:

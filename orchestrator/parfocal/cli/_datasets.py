@@ -356,6 +356,7 @@ def show(name: str) -> None:
     """Show the dataset NAME, or one of its versions as NAME:VERSION."""
     app = current_app()
     from parfocal.cli._render import local_time, megabytes, print_fields, print_json, print_table, warn
+    from parfocal.client.convert import part_of_options
     from parfocal.client.datasets import read_dataset
 
     with app.client() as client:
@@ -373,7 +374,7 @@ def show(name: str) -> None:
             "Size": megabytes(sum(entry.size for entry in manifest.files)),
             "Created": local_time(manifest.created_at),
             "Description": manifest.description,
-            "Taken of the files": manifest.part,
+            "Taken of each file": part_of_options(manifest.part).words,
             "Licence": manifest.licence,
             "Place": uri,
         }

@@ -74,6 +74,7 @@ def part_of(
     labels: str = "",
 ) -> Part:
     """Return what these options choose."""
-    from parfocal.client.convert import Part, parse_range
+    from parfocal.client.convert import Part
+    from parfocal.runtime.images.taken import parse_range
 
     return Part(scene, channels, parse_range(planes, "--z"), parse_range(frames, "--t"), wells, test_wells, labels)

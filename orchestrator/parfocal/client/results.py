@@ -128,6 +128,16 @@ def _is_image(path: Path) -> bool:
     return path.name[0] != "." and (path.suffix.lower() in IMAGE_SUFFIXES or is_makers_format(path))
 
 
+def part_of_training(client: Client, model: ModelManifest) -> str:
+    """Return what was taken of the files that a model was trained on, as options of the command line; "": all."""
+    if model.part or not model.dataset_uri:
+        return model.part
+    try:
+        return read_manifest(client, model.dataset_uri, DatasetManifest).part
+    except ParfocalError:  # deleted, or of a project that does not share it
+        return ""
+
+
 def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
     """Return what was taken of the files that a model was trained on, and in words, if any of these images has it.
 
@@ -142,13 +152,8 @@ def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path
     axes
         What somebody says that their axes are; "" if the files say it.
     """
-    if not model.dataset_uri:
-        return WHOLE, ""
-    try:
-        options = read_manifest(client, model.dataset_uri, DatasetManifest).part
-    except ParfocalError:  # deleted, or of a project that does not share it
-        return WHOLE, ""
-    return taken_again(options, paths, axes)
+    options = part_of_training(client, model)
+    return taken_again(options, paths, axes) if options else (WHOLE, "")
 
 
 def unsuitable_inputs(

@@ -307,7 +307,8 @@ class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
     `facts` are what the network was built for and what was measured on its data; `weights` are those that can be
-    predicted with, by name, the usual ones first. A model that was not trained by Parfocal has an `origin`, and neither
+    predicted with, by name, the usual ones first. `part` is what was taken of the files of its dataset, as that has it;
+    empty in models made before this was recorded. A model that was not trained by Parfocal has an `origin`, and neither
     job nor dataset. If it came in a package, `package` is what that says of it: the word of its authors, which nobody
     here has checked.
     """
@@ -326,6 +327,7 @@ class ModelManifest(Manifest):
     training_statistics: dict[str, Any] = Field(default_factory=dict)
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)
+    part: str = ""
     split: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
