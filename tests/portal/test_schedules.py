@@ -120,6 +120,12 @@ def test_a_schedule_is_made_paused_run_and_deleted(visitor: Visitor, prefect: Pr
     }
     assert (kept.when, kept.active) == ("every 60 min", True)
 
+    assert "Taken of each image" not in made.text
+    chosen = visitor.send("schedules", **form(model, name="of-dapi", channel=" DAPI "))
+    assert "<dt>Taken of each image</dt><dd>channel DAPI</dd>" in chosen.text
+    assert known.get("of-dapi").parameters["channels"] == ["DAPI"]
+    visitor.send("schedules/of-dapi/delete")
+
     assert "nightly: paused" in visitor.send("schedules/nightly/pause").text
     assert "1 schedule, 1 paused" in visitor.open("schedules").text
     assert "nightly: every hour" in visitor.send("schedules/nightly/resume").text

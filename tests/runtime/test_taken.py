@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support import mentions
 
+from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.acquired import Acquired
 from parfocal.runtime.images.files import Image
@@ -58,6 +59,26 @@ def test_what_an_image_lacks_is_named_with_what_it_has(taken: Taken, words: tupl
     with pytest.raises(InvalidInputError) as caught:
         taken.of(STACK, "plate/a.tif")
     assert mentions(caught.value.message, *words)
+
+
+def test_requests_say_the_same() -> None:
+    for taken in (Taken(), Taken(("DAPI", "2"), (2, 3), (1, 1))):
+        assert Taken.of_message(taken.message, "taken") == taken
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (v1.Taken(channels=["DAPI", " "]), "taken.channels"),
+        (v1.Taken(planes=v1.Span(first=0, last=2)), "taken.planes"),
+        (v1.Taken(frames=v1.Span(first=3, last=2)), "taken.frames"),
+        (v1.Taken(frames=v1.Span()), "taken.frames"),
+    ],
+)
+def test_requests_that_choose_nothing_possible_are_refused(message: v1.Taken, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Taken.of_message(message, "taken")
+    assert [violation.field for violation in caught.value.violations] == [field]
 
 
 @pytest.mark.parametrize("text", ["0", "3-2", "a", "1-2-3", "-2"])

@@ -10,13 +10,7 @@ import click
 if TYPE_CHECKING:
     from parfocal.client.convert import Part
 
-PARTS = (
-    click.option(
-        "--scene",
-        default="",
-        metavar="NAME",
-        help="Of files that hold several images (OME-Zarr, CZI, LIF, ND2) the one to take: name, or number from 1.",
-    ),
+TAKEN = (
     click.option(
         "--channel",
         "channels",
@@ -26,6 +20,16 @@ PARTS = (
     ),
     click.option("--z", "planes", default="", metavar="FIRST-LAST", help="The planes to take of each image."),
     click.option("--t", "frames", default="", metavar="FIRST-LAST", help="The frames to take of each image."),
+)
+"""What can be taken of images of any format, also where they lie in the store."""
+PARTS = (
+    click.option(
+        "--scene",
+        default="",
+        metavar="NAME",
+        help="Of files that hold several images (OME-Zarr, CZI, LIF, ND2) the one to take: name, or number from 1.",
+    ),
+    *TAKEN,
     click.option(
         "--well",
         "wells",

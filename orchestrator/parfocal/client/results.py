@@ -20,6 +20,7 @@ from parfocal.client.convert import (
     is_converted,
     is_makers_format,
     part_of_image,
+    part_of_options,
     shown_name,
     taken_again,
 )
@@ -34,6 +35,7 @@ from parfocal.runtime.errors import (
     NotFoundError,
     ParfocalError,
     PreconditionError,
+    UnavailableError,
     Violation,
     refusal,
 )
@@ -49,6 +51,7 @@ from parfocal.runtime.images.files import (
 )
 from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest, ResultManifest
 
 
@@ -129,13 +132,37 @@ def _is_image(path: Path) -> bool:
 
 
 def part_of_training(client: Client, model: ModelManifest) -> str:
-    """Return what was taken of the files that a model was trained on, as options of the command line; "": all."""
+    """Return what was taken of the files that a model was trained on, as options of the command line; "": all.
+
+    Raises
+    ------
+    UnavailableError
+        The catalogue does not answer.
+    """
     if model.part or not model.dataset_uri:
         return model.part
     try:
         return read_manifest(client, model.dataset_uri, DatasetManifest).part
+    except UnavailableError:
+        raise
     except ParfocalError:  # deleted, or of a project that does not share it
         return ""
+
+
+def taken_in_batches(client: Client, model_uri: str) -> Taken:
+    """Return what is taken of the images of a folder in the store, unless somebody chooses: what a training took.
+
+    Those are images that services read themselves, of which channels alone are taken; see `part_of_image`.
+
+    Raises
+    ------
+    UnavailableError
+        The catalogue does not answer.
+    NotFoundError
+        There is no such model.
+    """
+    model = read_manifest(client, model_uri, ModelManifest)
+    return Taken(part_of_options(part_of_training(client, model)).channels)
 
 
 def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:

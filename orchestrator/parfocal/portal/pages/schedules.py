@@ -17,7 +17,15 @@ from starlette.concurrency import run_in_threadpool
 from parfocal.client import Client
 from parfocal.client.models import list_models
 from parfocal.client.steps import PlannedStep, plan_steps
-from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules, create_recorded, start_once
+from parfocal.flows.schedules import (
+    Schedule,
+    ScheduledRun,
+    Schedules,
+    create_recorded,
+    start_once,
+    taken_of,
+    taken_words,
+)
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page
 from parfocal.runtime.access.identity import UNVERIFIED
@@ -30,12 +38,14 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.store.names import is_name
 
 router = APIRouter(prefix="/p/{project}/schedules")
 _EVERY: Final = {"15": "15 minutes", "60": "hour", "240": "4 hours", "1440": "day", "cron": "At times of my own"}
 _RUNS: Final = 10
 _LONGEST_FOLDER: Final = 200
+_LONGEST_CHANNEL: Final = 100
 # A run's state in Prefect: how it looks, and how people say it.
 _STATES: Final = {
     "COMPLETED": ("passed", "Finished"),
@@ -122,6 +132,7 @@ def schedule(request: Request, client: ClientHere, portal: PortalHere, rights: R
         made_by="" if made_by == UNVERIFIED.name else made_by,
         refusal=refusal,
         may_change=rights.change(made_by) or (rights.work and not made_by),
+        taken=_taken(client, shown),
     )
 
 
@@ -160,10 +171,10 @@ def _create(request: Request, client: Client, portal: Portal, sent: Mapping[str,
         known, steps, images, output = portal.schedules(), wanted.steps, wanted.images, wanted.output
         try:
             if once:
-                start_once(client, known, steps, images, output)
+                start_once(client, known, steps, images, output, taken=wanted.taken)
                 return go(request, "/schedules?started=yes")
             name = _stored(portal, client.project, sent["name"])
-            create_recorded(client, known, name, steps, images, output, **wanted.when)
+            create_recorded(client, known, name, steps, images, output, taken=wanted.taken, **wanted.when)
         except AlreadyExistsError as error:
             # Its own words name the schedules of others.
             raise _refused("name", f"There is something called {sent['name']} already. Choose another name.") from error
@@ -178,11 +189,12 @@ def _create(request: Request, client: Client, portal: Portal, sent: Mapping[str,
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a form asks for: the model to apply, where the images are, where results go, and when."""
+    """What a form asks for: the model, where the images are and what is taken of them, where results go, and when."""
 
     steps: Sequence[PlannedStep]
     images: str
     output: str
+    taken: Taken
     when: Mapping[str, Any]
 
 
@@ -220,7 +232,8 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
     steps = plan_steps(client, (model,), ())
     images = f"{source.rstrip('/')}/{below}" if below else source.rstrip("/")
     output = f"s3://{portal.settings.bucket_results}/{client.project}/{folder}"
-    return _Wanted(steps, images, output, when)
+    channel = sent.get("channel", "")[:_LONGEST_CHANNEL]
+    return _Wanted(steps, images, output, Taken((channel,) if channel else ()), when)
 
 
 def _cron_problems(cron: str, timezone: str) -> list[Violation]:
@@ -277,6 +290,14 @@ def _recorded(client: Client, shown: Shown) -> tuple[str, str]:
     except NotFoundError:
         return "", ""
     return checked.schedule.created_by, checked.refusal
+
+
+def _taken(client: Client, shown: Shown) -> str:
+    """Return what a schedule takes of each image, in words; "" where that is all, or its model is gone."""
+    try:
+        return taken_words(client, client.model_uri(shown.model), taken_of(shown.schedule.parameters))
+    except ParfocalError:
+        return ""
 
 
 def _stored(portal: Portal, project: str, name: str) -> str:

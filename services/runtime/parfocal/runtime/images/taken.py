@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError, Violation
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.images.notes import Note
@@ -35,6 +36,35 @@ class Taken:
     def __bool__(self) -> bool:
         """Whether anything is chosen."""
         return self != Taken()
+
+    @classmethod
+    def of_message(cls, message: v1.Taken, field: str) -> Taken:
+        """Return what a request chooses; `field` is named in errors.
+
+        Raises
+        ------
+        InvalidInputError
+            A range is none, or a channel has no name.
+        """
+        planes = (message.planes.first, message.planes.last) if message.HasField("planes") else None
+        frames = (message.frames.first, message.frames.last) if message.HasField("frames") else None
+        for name, span in (("planes", planes), ("frames", frames)):
+            if span is not None and not 1 <= span[0] <= span[1]:
+                text = f"{name.capitalize()} {span[0]} to {span[1]} are no range: count from 1."
+                raise InvalidInputError(text, [Violation(f"{field}.{name}", text)])
+        if not all(channel.strip() for channel in message.channels):
+            text = "A channel has no name. Give its name, or its number from 1."
+            raise InvalidInputError(text, [Violation(f"{field}.channels", text)])
+        return cls(tuple(message.channels), planes, frames)
+
+    @property
+    def message(self) -> v1.Taken:
+        """The choice in the words of the contract."""
+        message = v1.Taken(channels=self.channels)
+        for span, place in ((self.planes, message.planes), (self.frames, message.frames)):
+            if span is not None:
+                place.first, place.last = span
+        return message
 
     @property
     def options(self) -> str:
@@ -107,7 +137,7 @@ class Taken:
         try:
             numbers = own.numbers(image.axes, image.pixels.shape, names)
         except ValueError as error:
-            text = f"{error} Choose what these images have, or leave the choice out."
+            text = f"{error} Predict such images with a choice of their own: --channel, --z or --t."
             raise InvalidInputError(f"{name} cannot be used: {text}", [Violation(name, text)]) from error
         pixels, axes = image.pixels, image.axes
         # From the last axis on, so that those before keep their places.
@@ -136,6 +166,9 @@ class Taken:
 
     def _spans(self) -> Iterator[tuple[str, tuple[int, int]]]:
         yield from ((axis, span) for axis, span in (("Z", self.planes), ("T", self.frames)) if span is not None)
+
+
+EVERYTHING: Final = Taken()
 
 
 def parse_range(text: str, option: str) -> tuple[int, int] | None:
