@@ -199,7 +199,7 @@ def _predict_stored(
     with app.client() as client:
         steps = plan_steps(client, models, parameters)
         for step in steps:
-            _say_verdict(step.model)
+            say_verdict(step.model)
             _work.require_pass(step.model.verdict, require_pass)
         say_taken(client, steps, taken)
         run = start_once(client, schedules, steps, source, output, taken=taken, options=options)
@@ -255,7 +255,7 @@ def _predict_files(
     with app.client() as client:
         first, *further = steps = plan_steps(client, models, parameters)
         for step in steps:
-            _say_verdict(step.model)
+            say_verdict(step.model)
             _work.require_pass(step.model.verdict, require_pass)
             if "weights" in step.parameters:
                 step.model.manifest.weights_named(step.parameters["weights"])
@@ -423,17 +423,16 @@ def say_taken(client: Client, steps: Sequence[PlannedStep], taken: Taken) -> Non
         say(f"Taken of each image that has it: {words}.")
 
 
-def _say_verdict(model: ModelSummary) -> None:
-    from parfocal.cli._render import say, warn
+def say_verdict(model: ModelSummary) -> None:
+    """Say what quality control found of a model that is applied, reason by reason."""
+    from parfocal.cli._render import say, say_points, warn
     from parfocal.cli._work import say_unchecked
 
     verdict = model.verdict
-    if verdict.state == "passed":
-        say(verdict.sentence)
-    else:
-        warn(f"{verdict.sentence.partition(':')[0].removesuffix('.')}{':' if verdict.reasons else '.'}")
-        for reason in verdict.reasons:
-            say(f"  - {reason}")
+    tell = say if verdict.state == "passed" else warn
+    tell(f"{verdict.sentence.partition(':')[0].removesuffix('.')}{':' if verdict.reasons else '.'}")
+    say_points(verdict.reasons)
+    if verdict.state != "passed":
         say_unchecked(model)
 
 

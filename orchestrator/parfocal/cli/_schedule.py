@@ -9,7 +9,7 @@ import click
 
 from parfocal.cli._app import Group, current_app
 from parfocal.cli._parts import TAKEN, part_of, with_options
-from parfocal.cli._predict import KEEP_STEPS, THEN, UNLIKE, say_taken
+from parfocal.cli._predict import KEEP_STEPS, THEN, UNLIKE, say_taken, say_verdict
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def create(
         print_json(_as_json(made))
         return
     for step in steps:
-        say(f"{step.model.verdict.sentence}")
+        say_verdict(step.model)
     say(f"The schedule {name} predicts new images of {watch} with {_models(made)}, {made.when}.")
     say(f"  now:    parfocal schedule run {name}")
     say(f"  look:   parfocal schedule show {name}")
