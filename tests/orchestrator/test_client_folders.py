@@ -326,6 +326,27 @@ def test_of_stacks_of_several_channels_volumes_and_planes_are_taken(
         assert {image.axes for image in report.train} == {left}
 
 
+@pytest.mark.parametrize("sources_too", [True, False])
+def test_channels_of_targets_that_do_not_say_their_axes_are_taken_as_the_message_says(
+    folder: Path, pairs_folder: Path, sources_too: bool
+) -> None:
+    for path in folder.glob("*/*/*.tif"):
+        if sources_too or path.parent.name == "target":
+            pixels = read_image(path).pixels
+            tifffile.imwrite(path, np.stack([pixels, pixels[::-1]]), photometric="minisblack", metadata=None)
+    said = problem(folder)
+    assert mentions(said, "target/field0.tif", "what its 2 planes are", "--axes CYX --channel 1")
+    assert ("source/field0.tif" in said) == sources_too
+    with checked_folder(folder, "CYX", "", None, False, Part(channels=("1",))) as report:
+        for item in report.items():
+            item.write(folder / "taken.tif")
+            expected = read_image(pairs_folder / item.file).pixels
+            np.testing.assert_array_equal(read_image(folder / "taken.tif").pixels, expected)
+    # Nothing has two channels.
+    with pytest.raises(InvalidInputError, match="Leave the choice out"):
+        check_folder(pairs_folder, part=Part(channels=("2",)))
+
+
 def test_axes_that_no_image_has_are_refused_before_a_part_is_taken(composites: Path) -> None:
     with pytest.raises(InvalidInputError) as caught:
         check_folder(composites, axes="YXC", part=Part(channels=("2",)))

@@ -176,12 +176,13 @@ def _named(pairs: Sequence[str]) -> dict[int, str]:
 
 @contextmanager
 def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator[Path]:
-    """Give a folder, or a copy of what lies in an inbox, for as long as the context."""
+    """Give a folder, or a copy of what lies in an inbox, for as long as the context; errors name the inbox."""
     if folder is not None:
         yield folder
         return
     from parfocal.cli._progress import transfer
     from parfocal.client.inboxes import arrange, fetch_files, files_to_fetch, inbox_folder
+    from parfocal.runtime.errors import InvalidInputError
 
     place = inbox_folder(client, from_inbox)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
@@ -190,7 +191,10 @@ def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator
         with transfer("Fetching") as on_progress:
             fetch_files(client, place, files_to_fetch(client, place), copy, on_progress)
         arrange(copy)
-        yield copy
+        try:
+            yield copy
+        except InvalidInputError as error:
+            raise InvalidInputError(error.message.replace(str(copy), place.title), error.violations) from error
 
 
 @dataset.command(short_help="Check a folder of images, or a stored dataset.")

@@ -203,6 +203,6 @@ def _channel(names: Sequence[str], length: int, wanted: str) -> int:
     if 1 <= (whole_number(wanted) or 0) <= length:
         return int(wanted) - 1
     if length == 1 and not names:
-        raise ValueError(f"it has one channel and {wanted!r} was chosen. Leave the choice out.")
+        raise ValueError(f"it has one channel and {wanted!r} was chosen. Leave the choice out, or this image.")
     there = ", ".join(names) or f"{length} without names"
     raise ValueError(f"it has no channel {wanted!r}: there are {there}.")
