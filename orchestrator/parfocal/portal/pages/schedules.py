@@ -94,20 +94,21 @@ class Shown:
 def schedules(request: Request, client: ClientHere, portal: PortalHere, started: bool = False) -> Response:
     """List the schedules of a project with their last runs, and its inboxes."""
     found: list[tuple[Shown, list[dict[str, Any]]]] = []
+    inboxes: list[tuple[str, str]] = []
     problem = ""
     try:
+        inboxes = _inboxes(client)
         source = portal.schedules()
         found = [(each, _runs(source, each, 1)) for each in _of_project(portal, client.project)]
     except ParfocalError as error:
         problem = error.message
-    inboxes = _inboxes(portal, client.project)
     return page(request, "schedules.html", schedules=found, problem=problem, inboxes=inboxes, started=started)
 
 
 @router.get("/new", dependencies=[Depends(require_work)])
-def new(request: Request, client: ClientHere, portal: PortalHere, model: str = "", inbox: str = "") -> Response:
+def new(request: Request, client: ClientHere, model: str = "", inbox: str = "") -> Response:
     """Show the form of a new schedule."""
-    return page(request, "schedule_new.html", **_form(client, portal, {"model": model, "inbox": inbox}))
+    return page(request, "schedule_new.html", **_form(client, {"model": model, "inbox": inbox}))
 
 
 @router.post("")
@@ -183,7 +184,7 @@ def _create(request: Request, client: Client, portal: Portal, sent: Mapping[str,
                 raise _refused("folder", error.message) from error
             raise
     except ParfocalError as error:
-        return page(request, "schedule_new.html", 422, **{**_form(client, portal, sent), "error": error})
+        return page(request, "schedule_new.html", 422, **{**_form(client, sent), "error": error})
     return go(request, f"/schedules/{sent['name']}")
 
 
@@ -207,7 +208,7 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
         problems.append(Violation("name", "Give the schedule a name of letters, digits, '.', '_' or '-'."))
     if not model:
         problems.append(Violation("model", "Choose the model to apply."))
-    source = dict(_inboxes(portal, client.project)).get(sent.get("inbox", ""))
+    source = dict(_inboxes(client)).get(sent.get("inbox", ""))
     if source is None:
         problems.append(Violation("inbox", "Choose the inbox that gets the images."))
     below = sent.get("below", "").strip("/")
@@ -247,8 +248,8 @@ def _cron_problems(cron: str, timezone: str) -> list[Violation]:
     return problems
 
 
-def _form(client: Client, portal: Portal, sent: Mapping[str, str]) -> dict[str, Any]:
-    inboxes = _inboxes(portal, client.project)
+def _form(client: Client, sent: Mapping[str, str]) -> dict[str, Any]:
+    inboxes = _inboxes(client)
     local = datetime.now().astimezone().tzinfo
     return {
         "models": list_models(client, shared=True),
@@ -263,10 +264,9 @@ def _form(client: Client, portal: Portal, sent: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _inboxes(portal: Portal, project: str) -> list[tuple[str, str]]:
-    """Return name and address of the inboxes that an operator has opened for a project."""
-    places = [uri for owner, uri in portal.settings.inbox_places if owner == project]
-    return [(uri.removeprefix("s3://").rstrip("/"), uri) for uri in places]
+def _inboxes(client: Client) -> list[tuple[str, str]]:
+    """Return name and address of the inboxes of a project: those that operators opened or `parfocal ingest` fills."""
+    return [(inbox.name, inbox.uri) for inbox in client.catalog.inboxes()]
 
 
 def _of_project(portal: Portal, project: str) -> list[Shown]:
