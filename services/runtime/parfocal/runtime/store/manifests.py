@@ -312,9 +312,9 @@ class ModelManifest(Manifest):
 
     `facts` are what the network was built for and what was measured on its data; `weights` are those that can be
     predicted with, by name, the usual ones first. `part` and `part_channels` are those of its dataset, what was taken
-    of its files; empty in models made before this was recorded. A model that was not trained by Parfocal has an `origin`,
-    and neither job nor dataset. If it came in a package, `package` is what that says of it: the word of its authors,
-    which nobody here has checked.
+    of its files; empty in models made before this was recorded. A model that was not trained by Parfocal has an
+    `origin`, and neither job nor dataset. If it came in a package, `package` is what that says of it: the word of its
+    authors, which nobody here has checked.
     """
 
     model: str
