@@ -134,6 +134,7 @@ def test_a_schedule_is_its_makers_whoever_they_say_they_are(guarded: ServiceProc
         output_uri=f"{root}/out",
         steps=[v1.BatchStep(model_uri=model)],
         created_by="machine:somebody-else",
+        taken=v1.Taken(channels=["DAPI"], planes=v1.Span(first=2, last=9)),
     )
     with grpc.insecure_channel(guarded.address) as channel:
         catalog = v1.CatalogServiceStub(channel)
@@ -156,10 +157,18 @@ def test_a_schedule_is_its_makers_whoever_they_say_they_are(guarded: ServiceProc
         with pytest.raises(grpc.RpcError) as refused:
             create(name="other", source_uri=f"s3://parfocal-results/{FOREIGN}/in")
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        schedule.taken.planes.last = 1
+        with pytest.raises(grpc.RpcError) as refused:
+            create(name="other")
+        assert (refused.value.code(), "Planes 2 to 1" in refused.value.details()) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            True,
+        )
         request = v1.CheckScheduleRequest(project=OWN, name="mine")
         checked = catalog.CheckSchedule(request, timeout=10, metadata=people.metadata("operator"))
     assert (checked.schedule.created_by, checked.refusal) == ("machine:user", "")
     assert [step.model_uri for step in checked.schedule.steps] == [model]
+    assert checked.schedule.taken == v1.Taken(channels=["DAPI"], planes=v1.Span(first=2, last=9))
 
 
 def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people: People) -> None:

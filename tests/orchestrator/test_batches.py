@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pytest
-from support import Ended, put_image
+from support import Ended, mentions, put_image
 
 from parfocal import v1
 from parfocal.cli._schedule import interval
@@ -20,8 +23,13 @@ from parfocal.client.results import read_result
 from parfocal.flows.batch import Batch, Progress, Step, Unlike, shard_size
 from parfocal.flows.batches import BatchRun
 from parfocal.runtime.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
+from parfocal.runtime.images.acquired import Acquired
+from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.settings import Settings
+from parfocal.runtime.store.manifests import MODEL_MANIFEST, ModelManifest
 from parfocal.runtime.store.names import versioned_name
+from parfocal.runtime.store.store import Location
 
 
 @pytest.fixture
@@ -191,6 +199,87 @@ def test_models_are_applied_one_after_the_other(client: Client, batch: Batch, mo
     related = {(link.uri, link.from_uri) for link in client.catalog.lineage("result", second).relations}
     assert (f"{client.store.results}{client.project}/{second}", sources[1]) in related
     assert go(client, chain).ended_before == 3
+
+
+def composite(path: Path, channels: dict[str, np.ndarray]) -> bytes:
+    """Write the channels as an OME-TIFF with their names, and return its bytes."""
+    pixels = np.stack(list(channels.values()))
+    write_image(path, Image(pixels, "CYX", acquired=Acquired(tuple(channels))))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def model_of_a_channel(run: Callable[..., Ended], images: Path, tmp_path: Path) -> str:
+    """A model that was trained on the channel DAPI of composites, NAME:VERSION."""
+    folder = Path(shutil.copytree(images, tmp_path / "composites"))
+    for path in folder.glob("*/source/*"):
+        pixels = read_image(path).pixels
+        composite(path, {"GFP": pixels[::-1], "DAPI": pixels})
+    made = run("dataset", "create", "composites", folder, "--channel", "DAPI", "--json")
+    assert made.code == 0, made.err
+    dataset = f"composites:{made.json['version']}"
+    trained = run("train", "fake-2d", "--dataset", dataset, "--model", "of-dapi", "--no-qc", "--json")
+    assert trained.code == 0, trained.err
+    model = f"of-dapi:{trained.json['model']['version']}"
+    for command in (("models", "show", model), ("dataset", "show", dataset)):
+        assert re.search("Taken of each file +channel DAPI\n", run(*command).out), command
+    shown = run("models", "show", model, "--json").json
+    assert (shown["part"], shown["part_channels"]) == ("--channel DAPI", ["DAPI"])
+    return model
+
+
+def test_the_channel_is_taken_that_the_training_took(
+    run: Callable[..., Ended], client: Client, batch: Batch, model_of_a_channel: str, tmp_path: Path
+) -> None:
+    place = batch.source.parent / "composites"
+    random = np.random.default_rng(5)
+    dapi, gfp = (random.integers(0, 4000, (32, 48)).astype(np.uint16) for _ in range(2))
+    written = {
+        "plane.tif": composite(tmp_path / "plane.tif", {"DAPI": dapi}),
+        "first.tif": composite(tmp_path / "first.tif", {"DAPI": dapi, "GFP": gfp}),
+        "plate/last.tif": composite(tmp_path / "last.tif", {"RFP": gfp[::-1], "GFP": gfp, "DAPI": dapi}),
+        "lacking.tif": composite(tmp_path / "lacking.tif", {"RFP": dapi, "GFP": gfp}),
+    }
+    for name, content in written.items():
+        client.store.write(place / name, content)
+    model_uri = client.model_uri(model_of_a_channel)
+    own = Batch(place, batch.output, (Step(model_uri),))
+
+    def predicted(output: Location, name: str) -> np.ndarray:
+        path = tmp_path / "predicted.tif"
+        path.write_bytes(client.store.read(output / name))
+        return read_image(path).pixels
+
+    found = [go(client, own) for _ in range(3)]
+    assert [(each.predicted, each.to_repeat, each.failed) for each in found] == [(3, 1, 0), (0, 1, 0), (0, 0, 1)]
+    assert mentions(found[2].reasons["lacking.tif"], "lacking.tif", "'DAPI'", "RFP, GFP", "--channel")
+    assert mentions(found[2].sentence, "1 image was not predicted: lacking.tif: ", "no channel 'DAPI'")
+    rows = [
+        row
+        for item in client.store.objects(own.output / "manifests")
+        for row in csv.DictReader(client.store.read(item.location).decode().splitlines())
+    ]
+    assert {row["input"]: row["reason"] for row in rows} == {
+        **dict.fromkeys(written, ""),
+        "lacking.tif": found[2].reasons["lacking.tif"],
+    }
+    for name in ("first.tif", "plate/last.tif"):
+        np.testing.assert_array_equal(predicted(own.output, name), predicted(own.output, "plane.tif"))
+
+    # Somebody chooses another channel: that is other work, which is done beside.
+    chosen = Batch(place, batch.output.parent / "of-gfp", own.steps, taken=Taken(("GFP",)))
+    assert go(client, chosen).predicted == 4
+    np.testing.assert_array_equal(predicted(chosen.output, "first.tif"), predicted(chosen.output, "lacking.tif"))
+    assert (predicted(chosen.output, "first.tif") != predicted(own.output, "first.tif")).any()
+
+    # A model that was made before it recorded what was taken: its dataset says it.
+    manifest = Location.parse(model_uri) / MODEL_MANIFEST
+    known = ModelManifest.read(client.store, manifest)
+    assert known.part == "--channel DAPI"
+    client.store.write(manifest, known.model_copy(update={"part": ""}).to_bytes())
+    again = Batch(place, batch.output.parent / "again", own.steps)
+    assert go(client, again).predicted == 3
+    np.testing.assert_array_equal(predicted(again.output, "first.tif"), predicted(own.output, "plane.tif"))
 
 
 def test_images_of_this_computer_go_through_several_models(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import Ended, ServiceProcess, mentions
 
@@ -12,6 +13,8 @@ from parfocal.client import Client
 from parfocal.client.models import list_models
 from parfocal.client.previews import preview_stored
 from parfocal.client.results import download_result
+from parfocal.runtime.images.acquired import Acquired
+from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.store.store import Store
 
 
@@ -131,7 +134,9 @@ def test_without_a_catalogue_the_message_says_what_to_do(
     assert "PARFOCAL_CATALOG" in result.err
 
 
-def test_images_of_an_inbox_become_a_dataset(run: Callable[..., Ended], store: Store, images: Path) -> None:
+def test_images_of_an_inbox_become_a_dataset(
+    run: Callable[..., Ended], store: Store, images: Path, tmp_path: Path
+) -> None:
     place = store.results / "cli-catalog" / "_inboxes" / "scope-1"
     for path in sorted(images.rglob("*.tif")):
         store.write(place / "pairs" / path.relative_to(images).as_posix(), path.read_bytes())
@@ -147,6 +152,17 @@ def test_images_of_an_inbox_become_a_dataset(run: Callable[..., Ended], store: S
     assert (empty.code, "nothing in scope-1/nothing" in empty.err) == (3, True)
     unknown = run("dataset", "create", "none", "--from-inbox", "scope-9")
     assert (unknown.code, "scope-1" in unknown.err) == (3, True)
+    pixels = np.stack([read_image(path).pixels for path in sorted((images / "train" / "source").iterdir())[:2]])
+    for name, channels in (("a.tif", ("DAPI", "GFP")), ("b.tif", ("GFP", "RFP"))):
+        write_image(tmp_path / name, Image(pixels, "CYX", acquired=Acquired(channels)))
+        store.write(place / "composites" / name, (tmp_path / name).read_bytes())
+    taken = run("dataset", "create", "taken", "--from-inbox", "scope-1/composites", "--channel", "GFP", "--json")
+    assert (taken.code, taken.json["part"], taken.json["train"]) == (0, "--channel GFP", 2), taken.err
+    assert run("dataset", "create", "first", "--from-inbox", "scope-1/composites", "--channel", "1").code == 0
+    assert "channel 1 (DAPI)" in run("dataset", "show", "first").out
+    refused = run("dataset", "create", "taken", "--from-inbox", "scope-1/composites", "--channel", "DAPI")
+    assert refused.code == 2
+    assert mentions(refused.err, "scope-1/composites cannot become", "b.tif: it has no channel 'DAPI'", "GFP, RFP")
     store.write(place / "zarr" / "a.ome.zarr" / "zarr.json", b"{}")
     folder = run("dataset", "create", "none", "--from-inbox", "scope-1/zarr")
     assert (folder.code, mentions(folder.err, "a.ome.zarr")) == (2, True)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +25,8 @@ from parfocal.client import Client
 from parfocal.client.quality import TRAINING_LABEL, judging_request
 from parfocal.client.requests import prediction_request
 from parfocal.runtime.images.files import Image, read_image, write_image
+from parfocal.runtime.store.store import Location
+from parfocal.runtime.store.verdicts import VERDICT_FILE
 
 
 def test_train_judges_the_model_and_says_where_everything_is(run: Callable[..., Ended], dataset: str) -> None:
@@ -69,6 +81,58 @@ def test_require_pass_decides_the_exit_code(
     refused = run("predict", "--model", "poor", image, "--output", tmp_path / "out", "--require-pass")
     assert refused.code == 5
     assert not (tmp_path / "out").exists()
+
+
+def in_terminal(columns: int, *arguments: object) -> list[str]:
+    """Run a command in a terminal of so many columns, and return the lines that it shows, without colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    program = "import sys; from parfocal.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    shown = b""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+    ) as process:
+        os.close(theirs)
+        # Linux says that the other end is closed by an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert process.returncode == 0, text
+    return [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+
+
+@pytest.mark.parametrize("state", ["failed", "passed"])
+def test_a_verdict_is_laid_out_for_the_terminal(
+    run: Callable[..., Ended], dataset: str, images: Path, tmp_path: Path, state: str
+) -> None:
+    model = f"shown-{state}"
+    made = run("train", "fake-2d", "--dataset", dataset, "--model", model, "-p", "epochs=1", "--json")
+    assert made.code == 0, made.err
+    reasons = [
+        "The score in PSNR comes from the background: +1.50 dB over the whole image, but inside the foreground -0.6 dB",
+        "Better than the input in 3 of 3 images, and better than a Gaussian filter in all of them but the last one.",
+    ]
+    with Client() as client:
+        # Of a later check, so that it holds for both states.
+        place = Location.parse(client.model_uri(model)) / "qc" / "later" / VERDICT_FILE
+        verdict = {"state": state, "reasons": reasons, "created_at": "2999-01-01T00:00:00+00:00"}
+        client.store.write(place, json.dumps(verdict).encode())
+    image = min((images / "test" / "source").iterdir())
+    lines = in_terminal(60, "predict", "--model", model, image, "--output", tmp_path / "out")
+    assert f"This model {state} quality control:" in lines[0]
+    points = lines[1 : next(number for number, line in enumerate(lines) if line.startswith("Job "))]
+    assert max(map(len, points)) <= 60
+    starts = [number for number, line in enumerate(points) if line.startswith("  - ")]
+    assert [" ".join(line[4:] for line in points[at : at + 2]) for at in starts] == reasons
+    in_pipe = run("predict", "--model", model, image, "--output", tmp_path / "again").err
+    assert [f"  - {reason}" in in_pipe.splitlines() for reason in reasons] == [True, True]
 
 
 def test_a_second_evaluation_uses_the_prediction_there_is(

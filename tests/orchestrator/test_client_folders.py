@@ -14,12 +14,13 @@ import tifffile
 from numpy.typing import NDArray
 from support import mentions
 
-from parfocal.client.convert import Part, convert, inspect_part, parse_range, part_of_image, taken_again
+from parfocal.client.convert import Part, convert, inspect_part, part_of_image, taken_again
 from parfocal.client.datasets import check_folder, checked_folder
 from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
 from parfocal.runtime.datasets.folder import NO_TEST_IMAGES
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from parfocal.runtime.images.acquired import Acquired
 from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
 from parfocal.runtime.images.notes import Note
 
@@ -326,6 +327,27 @@ def test_of_stacks_of_several_channels_volumes_and_planes_are_taken(
         assert {image.axes for image in report.train} == {left}
 
 
+@pytest.mark.parametrize("sources_too", [True, False])
+def test_channels_of_targets_that_do_not_say_their_axes_are_taken_as_the_message_says(
+    folder: Path, pairs_folder: Path, sources_too: bool
+) -> None:
+    for path in folder.glob("*/*/*.tif"):
+        if sources_too or path.parent.name == "target":
+            pixels = read_image(path).pixels
+            tifffile.imwrite(path, np.stack([pixels, pixels[::-1]]), photometric="minisblack", metadata=None)
+    said = problem(folder)
+    assert mentions(said, "target/field0.tif", "what its 2 planes are", "--axes CYX --channel 1")
+    assert ("source/field0.tif" in said) == sources_too
+    with checked_folder(folder, "CYX", "", None, False, Part(channels=("1",))) as report:
+        for item in report.items():
+            item.write(folder / "taken.tif")
+            expected = read_image(pairs_folder / item.file).pixels
+            np.testing.assert_array_equal(read_image(folder / "taken.tif").pixels, expected)
+    # Nothing has two channels.
+    with pytest.raises(InvalidInputError, match="Leave the choice out"):
+        check_folder(pairs_folder, part=Part(channels=("2",)))
+
+
 def test_axes_that_no_image_has_are_refused_before_a_part_is_taken(composites: Path) -> None:
     with pytest.raises(InvalidInputError) as caught:
         check_folder(composites, axes="YXC", part=Part(channels=("2",)))
@@ -349,6 +371,11 @@ def test_a_prediction_takes_the_channel_that_the_training_took(composites: Path)
     paths = find_inputs(composites / "test" / "source")
     assert taken_again("--channel 2", paths) == (Part(channels=("2",), if_there=True), "channel 2")
     assert taken_again("--channel DAPI", paths) == (Part(), "")
+    # What was the second channel of the training is the first one here.
+    swapped = Image(np.zeros((2, 64, 80), np.uint16), "CYX", acquired=Acquired(("DAPI", "GFP")))
+    write_image(paths[0].with_name("swapped.tif"), swapped)
+    part, words = taken_again("--channel 2", [paths[0].with_name("swapped.tif")], names=("DAPI",))
+    assert (part.names, words) == (("DAPI",), "channel DAPI")
     assert [inspect_part(path, Part(channels=("2",))) for path in paths] == [("YX", (64, 80))] * 3
     # Planes may be cut already, and what has no channels is no composite.
     assert part_of_image(paths[0], Part(channels=("2",), planes=(3, 9), if_there=True)).planes is None
@@ -374,14 +401,6 @@ def test_named_axes_are_those_of_the_file_of_which_a_channel_is_taken(tmp_path: 
     image = read_image(made)
     assert image.axes == "ZYX"
     np.testing.assert_array_equal(image.pixels, pixels[1, 1:])
-
-
-@pytest.mark.parametrize("text", ["0", "3-2", "a", "1-2-3", "-2"])
-def test_ranges_are_numbers_from_one(text: str) -> None:
-    assert parse_range("2-9", "--z") == (2, 9)
-    assert parse_range("4", "--z") == (4, 4)
-    with pytest.raises(InvalidInputError, match="--z"):
-        parse_range(text, "--z")
 
 
 def test_an_image_beside_its_export_is_refused(folder: Path) -> None:

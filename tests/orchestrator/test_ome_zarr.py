@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from support import mentions
 from zarrs import axes_of, write_array, write_group, write_image, write_labels, write_plate
 
-from parfocal.client.convert import WHOLE, Part, convert, converted_stem, images_in, inspect_part, taken_again
+from parfocal.client.convert import (
+    WHOLE,
+    Part,
+    convert,
+    converted_stem,
+    images_in,
+    inspect_part,
+    part_of_options,
+    taken_again,
+)
 from parfocal.client.datasets import check_folder
 from parfocal.client.results import find_inputs, input_name, input_stem, passed_over
 from parfocal.runtime.errors import InvalidInputError
@@ -211,7 +220,11 @@ def test_a_choice_is_remembered_as_options() -> None:
     assert part.options == (
         "--scene 'a b' --channel DAPI --channel 2 --z 2-3 --t 1-1 --well 'B*' --test-well C03 --labels nuclei"
     )
-    assert WHOLE.options == ""
+    assert part_of_options(part.options) == part
+    assert part.words == (
+        "image a b; channels DAPI, 2; planes 2 to 3; frames 1 to 1; wells B*; test wells C03; labels nuclei"
+    )
+    assert WHOLE.options == WHOLE.words == ""
 
 
 def test_a_choice_is_taken_again_where_files_have_it(tmp_path: Path) -> None:

@@ -442,6 +442,10 @@ def test_a_channel_of_composites_is_chosen_once(visitor: Visitor, client: Client
     form = {"method": "fake-2d", "dataset": "composites:1", "model": "composite", "request_id": "composite"}
     begun = visitor.send("train", follow=False, **form, **{"p.epochs": "1"})
     assert client.wait(begun.headers["location"].rsplit("/", 1)[1]).state == v1.JOB_STATE_SUCCEEDED
+    for address in ("data/composites/1", "models/composite/1"):
+        assert re.search(r"Taken of each file(</dt><dd>|: )channel 2", visitor.open(address).text), address
+    listed = visitor.open("models").text.partition(">composite:1</a>")[2].partition("</tr>")[0]
+    assert "channel 2" in listed
 
     own = {name.rsplit("/", 1)[1]: content for name, content in composites.items() if "/test/source/" in name}
     alone = {name.rsplit("/", 1)[1]: content for name, content in files.items() if "/test/source/" in name}

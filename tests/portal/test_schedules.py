@@ -99,7 +99,9 @@ def form(model: str, **changes: str) -> dict[str, str]:
     return {**filled, "every": "60", **changes}
 
 
-def test_a_schedule_is_made_paused_run_and_deleted(visitor: Visitor, prefect: PrefectApi, model: str) -> None:
+def test_a_schedule_is_made_paused_run_and_deleted(
+    visitor: Visitor, prefect: PrefectApi, client: Client, model: str
+) -> None:
     known = Schedules(prefect)
     known.create("elsewhere", "fake-2d", {"project": "others", "model": "secret:1"}, every_seconds=900)
     listed = visitor.open("schedules").text
@@ -119,6 +121,19 @@ def test_a_schedule_is_made_paused_run_and_deleted(visitor: Visitor, prefect: Pr
         "schedule": "nightly",
     }
     assert (kept.when, kept.active) == ("every 60 min", True)
+
+    assert "Taken of each image" not in made.text
+    # `parfocal ingest` fills another inbox.
+    client.store.write(client.store.results / PROJECT / "_inboxes" / "scope-2" / "a.tif", b"image")
+    assert "<code>scope-2</code>" in visitor.open("schedules").text
+    visitor.send("schedules", **form(model, name="of-scope-2", inbox="scope-2", below=""))
+    source = f"s3://parfocal-results/{PROJECT}/_inboxes/scope-2"
+    assert known.get("of-scope-2").parameters["source"] == source
+    visitor.send("schedules/of-scope-2/delete")
+    chosen = visitor.send("schedules", **form(model, name="of-dapi", channel=" DAPI "))
+    assert "<dt>Taken of each image</dt><dd>channel DAPI</dd>" in chosen.text
+    assert known.get("of-dapi").parameters["channels"] == ["DAPI"]
+    visitor.send("schedules/of-dapi/delete")
 
     assert "nightly: paused" in visitor.send("schedules/nightly/pause").text
     assert "1 schedule, 1 paused" in visitor.open("schedules").text

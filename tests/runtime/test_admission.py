@@ -276,12 +276,16 @@ def model_of(store: Store, channels: int) -> str:
 def test_a_prediction_is_refused_where_no_image_of_the_split_suits_the_model(store: Any, dataset_uri: str) -> None:
     service = replace(SERVICE, methods=(CHANNELS,))
 
-    def start(channels: int) -> v1.Job:
-        spec = v1.PredictionSpec(model_uri=model_of(store, channels), input_uri=dataset_uri, split="test")
+    def start(channels: int, taken: v1.Taken | None = None) -> v1.Job:
+        uri = model_of(store, channels)
+        spec = v1.PredictionSpec(model_uri=uri, input_uri=dataset_uri, split="test", taken=taken)
         request = v1.StartJobRequest(request_id=uuid.uuid4().hex, project="default", prediction=spec)
         return admit(service, store, JobStore(store), request)
 
     assert start(1).state == v1.JOB_STATE_QUEUED
+    with pytest.raises(InvalidInputError) as caught:
+        start(1, v1.Taken(channels=["2"]))
+    assert [violation.field for violation in caught.value.violations] == ["prediction.taken"]
     with pytest.raises(InvalidInputError, match=r"No test image .*takes-3:1") as caught:
         start(3)
     assert [violation.field for violation in caught.value.violations] == [

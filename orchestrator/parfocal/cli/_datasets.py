@@ -176,12 +176,13 @@ def _named(pairs: Sequence[str]) -> dict[int, str]:
 
 @contextmanager
 def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator[Path]:
-    """Give a folder, or a copy of what lies in an inbox, for as long as the context."""
+    """Give a folder, or a copy of what lies in an inbox, for as long as the context; errors name the inbox."""
     if folder is not None:
         yield folder
         return
     from parfocal.cli._progress import transfer
     from parfocal.client.inboxes import arrange, fetch_files, files_to_fetch, inbox_folder
+    from parfocal.runtime.errors import InvalidInputError
 
     place = inbox_folder(client, from_inbox)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
@@ -190,7 +191,10 @@ def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator
         with transfer("Fetching") as on_progress:
             fetch_files(client, place, files_to_fetch(client, place), copy, on_progress)
         arrange(copy)
-        yield copy
+        try:
+            yield copy
+        except InvalidInputError as error:
+            raise InvalidInputError(error.message.replace(str(copy), place.title), error.violations) from error
 
 
 @dataset.command(short_help="Check a folder of images, or a stored dataset.")
@@ -356,6 +360,7 @@ def show(name: str) -> None:
     """Show the dataset NAME, or one of its versions as NAME:VERSION."""
     app = current_app()
     from parfocal.cli._render import local_time, megabytes, print_fields, print_json, print_table, warn
+    from parfocal.client.convert import part_of_options
     from parfocal.client.datasets import read_dataset
 
     with app.client() as client:
@@ -373,7 +378,7 @@ def show(name: str) -> None:
             "Size": megabytes(sum(entry.size for entry in manifest.files)),
             "Created": local_time(manifest.created_at),
             "Description": manifest.description,
-            "Taken of the files": manifest.part,
+            "Taken of each file": part_of_options(manifest.part, manifest.part_channels).words,
             "Licence": manifest.licence,
             "Place": uri,
         }

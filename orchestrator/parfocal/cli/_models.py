@@ -72,13 +72,16 @@ def show(name: str) -> None:
         warn,
     )
     from parfocal.cli._work import say_unchecked
+    from parfocal.client.convert import part_of_options
     from parfocal.client.models import read_model
+    from parfocal.client.results import part_of_training
 
     with app.client() as client:
         summary = read_model(client, name)
+        part = part_of_training(client, summary.manifest)
     manifest = summary.manifest
     if app.json:
-        print_json(_json(summary))
+        print_json({**_json(summary), "part": part})
         return
     packages = manifest.environment.get("packages", {})
     print_fields(
@@ -86,6 +89,7 @@ def show(name: str) -> None:
             "Model": f"{manifest.model}:{manifest.version}",
             "Method": manifest.method,
             "Dataset": _dataset(summary),
+            "Taken of each file": part_of_options(part, manifest.part_channels).words,
             "Started from": manifest.parent,
             "Axes": manifest.axes,
             "Imported from": manifest.origin,

@@ -10,13 +10,7 @@ import click
 if TYPE_CHECKING:
     from parfocal.client.convert import Part
 
-PARTS = (
-    click.option(
-        "--scene",
-        default="",
-        metavar="NAME",
-        help="Of files that hold several images (OME-Zarr, CZI, LIF, ND2) the one to take: name, or number from 1.",
-    ),
+TAKEN = (
     click.option(
         "--channel",
         "channels",
@@ -26,6 +20,16 @@ PARTS = (
     ),
     click.option("--z", "planes", default="", metavar="FIRST-LAST", help="The planes to take of each image."),
     click.option("--t", "frames", default="", metavar="FIRST-LAST", help="The frames to take of each image."),
+)
+"""What can be taken of images of any format, also where they lie in the store."""
+PARTS = (
+    click.option(
+        "--scene",
+        default="",
+        metavar="NAME",
+        help="Of files that hold several images (OME-Zarr, CZI, LIF, ND2) the one to take: name, or number from 1.",
+    ),
+    *TAKEN,
     click.option(
         "--well",
         "wells",
@@ -74,6 +78,7 @@ def part_of(
     labels: str = "",
 ) -> Part:
     """Return what these options choose."""
-    from parfocal.client.convert import Part, parse_range
+    from parfocal.client.convert import Part
+    from parfocal.runtime.images.taken import parse_range
 
     return Part(scene, channels, parse_range(planes, "--z"), parse_range(frames, "--t"), wells, test_wells, labels)

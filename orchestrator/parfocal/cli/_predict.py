@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from parfocal.client.convert import Part
     from parfocal.client.exports import Formats
     from parfocal.client.models import ModelSummary
+    from parfocal.client.steps import PlannedStep
     from parfocal.runtime.errors import Violation
+    from parfocal.runtime.images.taken import Taken
     from parfocal.runtime.store.manifests import ModelManifest
     from parfocal.runtime.store.verdicts import Verdict
 
@@ -119,19 +121,27 @@ def predict(
     part = part_of(scene, channels, planes, frames, wells)
     formats = formats_of(images, tables)
     if input.startswith("s3://"):
-        if axes or overwrite or part or (images, tables) != ("tiff", "csv"):
+        if axes or overwrite or scene or wells or (images, tables) != ("tiff", "csv"):
             raise InvalidInputError(
-                "--axes, --scene, --channel, --z, --t, --well, --images, --tables and --overwrite are for images of "
-                "this computer. Images in the store have the axes that their files declare, each of them is predicted "
-                "once, and `parfocal jobs download` chooses the formats of results."
+                "--axes, --scene, --well, --images, --tables and --overwrite are for images of this computer. Images "
+                "in the store have the axes that their files declare, each of them is predicted once, and "
+                "`parfocal jobs download` chooses the formats of results."
             )
         if parts > 1:
             raise InvalidInputError(
                 "--parts is for images of this computer. A folder in the store is predicted in several jobs anyway, "
                 "each of them some of its images."
             )
-        stored = {"keep_steps": keep_steps, "unlike": unlike}
-        _predict_stored(input, (model, *then), output, parameters, stored, detach=detach, require_pass=require_pass)
+        _predict_stored(
+            input,
+            (model, *then),
+            output,
+            parameters,
+            part.taken,
+            {"keep_steps": keep_steps, "unlike": unlike},
+            detach=detach,
+            require_pass=require_pass,
+        )
         return
     if unlike == "stop":
         raise InvalidInputError(
@@ -167,6 +177,7 @@ def _predict_stored(
     models: Sequence[str],
     output: str,
     parameters: tuple[str, ...],
+    taken: Taken,
     options: Mapping[str, Any],
     *,
     detach: bool,
@@ -188,9 +199,10 @@ def _predict_stored(
     with app.client() as client:
         steps = plan_steps(client, models, parameters)
         for step in steps:
-            _say_verdict(step.model)
+            say_verdict(step.model)
             _work.require_pass(step.model.verdict, require_pass)
-        run = start_once(client, schedules, steps, source, output, options=options)
+        say_taken(client, steps, taken)
+        run = start_once(client, schedules, steps, source, output, taken=taken, options=options)
     say(f"Flow run {run}")
     state = message = ""
     try:
@@ -243,7 +255,7 @@ def _predict_files(
     with app.client() as client:
         first, *further = steps = plan_steps(client, models, parameters)
         for step in steps:
-            _say_verdict(step.model)
+            say_verdict(step.model)
             _work.require_pass(step.model.verdict, require_pass)
             if "weights" in step.parameters:
                 step.model.manifest.weights_named(step.parameters["weights"])
@@ -402,17 +414,25 @@ def _finish(app: App, client: Client, job: v1.Job, output: Path) -> v1.Job:
         raise
 
 
-def _say_verdict(model: ModelSummary) -> None:
-    from parfocal.cli._render import say, warn
+def say_taken(client: Client, steps: Sequence[PlannedStep], taken: Taken) -> None:
+    """Say what is taken of the images of a folder in the store, where it is not all of them."""
+    from parfocal.cli._render import say
+    from parfocal.flows.schedules import taken_words
+
+    if words := taken_words(client, steps[0].model.uri, taken):
+        say(f"Taken of each image that has it: {words}.")
+
+
+def say_verdict(model: ModelSummary) -> None:
+    """Say what quality control found of a model that is applied, reason by reason."""
+    from parfocal.cli._render import say, say_points, warn
     from parfocal.cli._work import say_unchecked
 
     verdict = model.verdict
-    if verdict.state == "passed":
-        say(verdict.sentence)
-    else:
-        warn(f"{verdict.sentence.partition(':')[0].removesuffix('.')}{':' if verdict.reasons else '.'}")
-        for reason in verdict.reasons:
-            say(f"  - {reason}")
+    tell = say if verdict.state == "passed" else warn
+    tell(f"{verdict.sentence.partition(':')[0].removesuffix('.')}{':' if verdict.reasons else '.'}")
+    say_points(verdict.reasons)
+    if verdict.state != "passed":
         say_unchecked(model)
 
 

@@ -58,9 +58,20 @@ def say(text: str) -> None:
     stderr().print(text, soft_wrap=not sys.stderr.isatty())
 
 
+def say_points(texts: Iterable[str]) -> None:
+    """Write the points of a list to stderr, each wrapped to the terminal."""
+    for text in texts:
+        click.echo("  - " + _wrapped(text, "    ", first=4, err=True), err=True)
+
+
 def warn(text: str) -> None:
-    """Write a warning to stderr."""
-    click.echo(f"{click.style('Warning:', fg='yellow', bold=True)} {text}", err=True)
+    """Write a warning to stderr, wrapped to the terminal."""
+    head = "Warning:"
+    lines = text.split("\n")
+    first = _wrapped(lines[0], "  ", first=len(head) + 1, err=True)
+    # Further lines are those of a list.
+    rest = [_wrapped(line, f"{' ' * (len(line) - len(line.lstrip()))}  ", err=True) for line in lines[1:]]
+    click.echo("\n".join([f"{click.style(head, fg='yellow', bold=True)} {first}", *rest]), err=True)
 
 
 def print_json(value: Any) -> None:
@@ -119,13 +130,13 @@ def print_verdict(verdict: Verdict) -> None:
         click.echo("  - " + _wrapped(step, "    ", first=4))
 
 
-def _wrapped(text: str, indent: str, first: int = 0) -> str:
+def _wrapped(text: str, indent: str, first: int = 0, *, err: bool = False) -> str:
     """Wrap text to the terminal, `first` columns of the first line being taken; whole words, and not in pipes."""
-    if not sys.stdout.isatty():
+    if not (sys.stderr if err else sys.stdout).isatty():
         return text
     lines = textwrap.wrap(
         " " * first + text,
-        width=max(stdout().width, 40),
+        width=max((stderr() if err else stdout()).width, 40),
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from parfocal.cli._app import Group, current_app
-from parfocal.cli._predict import KEEP_STEPS, THEN, UNLIKE
+from parfocal.cli._parts import TAKEN, part_of, with_options
+from parfocal.cli._predict import KEEP_STEPS, THEN, UNLIKE, say_taken, say_verdict
 from parfocal.cli._train import PARAMETERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from parfocal.client import Client
     from parfocal.flows.schedules import Schedule, Schedules
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -36,6 +40,7 @@ def schedule() -> None:
 @click.option("--cron", default="", metavar="EXPRESSION", help='Instead of --every: for example "0 7 * * 1-5".')
 @click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Of --cron, e.g. Europe/Lisbon.")
 @PARAMETERS
+@with_options(*TAKEN)
 @KEEP_STEPS
 @UNLIKE
 def create(
@@ -48,6 +53,9 @@ def create(
     cron: str,
     timezone: str,
     parameters: tuple[str, ...],
+    channels: tuple[str, ...],
+    planes: str,
+    frames: str,
     keep_steps: bool,
     unlike: str,
 ) -> None:
@@ -55,6 +63,9 @@ def create(
 
     Its jobs are yours. It may apply these models to this folder and write to that one, nothing else, and pauses when
     you are no longer a user of the project.
+
+    Of composites it takes the channel that was taken of the files that the model was trained on, or the one that you
+    choose (--channel). Images without channels are taken whole.
     """
     app = current_app()
     from parfocal.cli._render import print_json, say
@@ -68,17 +79,20 @@ def create(
         raise InvalidInputError("Say how often: either --every, for example --every 15m, or --cron.")
     seconds = interval(every) if every else None
     check_folders(Location.parse(watch), Location.parse(output))
+    taken = part_of("", channels, planes, frames, ()).taken
     schedules = _schedules()
     with app.client() as client:
         steps = plan_steps(client, (model, *then), parameters)
         options = {"keep_steps": keep_steps, "unlike": unlike}
         when = {"every_seconds": seconds, "cron": cron, "timezone": timezone}
-        made = create_recorded(client, schedules, name, steps, watch, output, options=options, **when)
+        made = create_recorded(client, schedules, name, steps, watch, output, taken=taken, options=options, **when)
+        if not app.json:
+            say_taken(client, steps, taken)
     if app.json:
         print_json(_as_json(made))
         return
     for step in steps:
-        say(f"{step.model.verdict.sentence}")
+        say_verdict(step.model)
     say(f"The schedule {name} predicts new images of {watch} with {_models(made)}, {made.when}.")
     say(f"  now:    parfocal schedule run {name}")
     say(f"  look:   parfocal schedule show {name}")
@@ -115,11 +129,14 @@ def show(name: str) -> None:
         print_json({**_as_json(each), "runs": rows})
         return
     parameters = each.parameters
+    with app.client() as client:
+        taken = _taken(client, parameters)
     print_fields(
         {
             "Schedule": f"{name}, {_state(each)}",
             "Model": _models(each),
             "Images": str(parameters.get("source", "")),
+            "Taken of each image": taken,
             "Results": str(parameters.get("output", "")),
             "Parameters": ", ".join(f"{key}={value}" for key, value in (parameters.get("parameters") or {}).items()),
         }
@@ -213,6 +230,19 @@ def _models(each: Schedule) -> str:
     from parfocal.flows.schedules import models_of
 
     return ", then ".join(models_of(each.parameters))
+
+
+def _taken(client: Client, parameters: Mapping[str, Any]) -> str:
+    """Return what a schedule takes of each image, in words; "" where that is all, or its model is gone."""
+    from parfocal.flows.schedules import models_of, taken_of, taken_words
+    from parfocal.runtime.errors import ParfocalError
+
+    project = str(parameters.get("project") or "") or client.project
+    try:
+        model = client.catalog.of(project).entry("model", models_of(parameters)[0])
+        return taken_words(client, model.uri, taken_of(parameters))
+    except ParfocalError:
+        return ""
 
 
 def _state(each: Schedule) -> str:

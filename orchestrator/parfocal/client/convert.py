@@ -6,9 +6,8 @@ bioio. Both are imported only when such a file is met.
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from parfocal.runtime.images.acquired import Acquired, acquired
 from parfocal.runtime.images.files import IMAGE_SUFFIXES, Image, image_stem, inspect_image, write_image
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
-from parfocal.runtime.numbers import whole_number
+from parfocal.runtime.images.taken import Taken, parse_range
 
 MAKERS_SUFFIXES = (
     *(".czi", ".nd2", ".lif", ".lsm", ".stk", ".dv", ".r3d", ".oib", ".oif", ".ims", ".sldy"),
@@ -48,6 +47,8 @@ class Part:
         Name of the labels of OME-Zarr images that are the targets; "": targets lie in a folder of their own.
     if_there
         It was chosen for other images; see `part_of_image`.
+    names
+        What the channels were called there, see `Taken`.
     """
 
     scene: str = ""
@@ -58,10 +59,11 @@ class Part:
     test_wells: tuple[str, ...] = ()
     labels: str = ""
     if_there: bool = False
+    names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is chosen."""
-        return self != Part()
+        return self != Part(names=self.names)
 
     @property
     def of_images(self) -> bool:
@@ -75,36 +77,44 @@ class Part:
         return "".join(letter for letter in axes if not single.get(letter))
 
     @property
+    def taken(self) -> Taken:
+        """What is taken of each image, whatever file it comes from."""
+        return Taken(self.channels, self.planes, self.frames, self.names)
+
+    @property
     def options(self) -> str:
         """The choice as options of the command line."""
-        spans = {"z": self.planes, "t": self.frames}
-        found = [
-            ("scene", self.scene),
-            *(("channel", each) for each in self.channels),
-            *((name, f"{span[0]}-{span[1]}") for name, span in spans.items() if span is not None),
+        before = [("scene", self.scene)]
+        after = [
             *(("well", each) for each in self.wells),
             *(("test-well", each) for each in self.test_wells),
             ("labels", self.labels),
         ]
-        return " ".join(f"--{name} {shlex.quote(value)}" for name, value in found if value)
+        return " ".join(filter(None, (_as_options(before), self.taken.options, _as_options(after))))
+
+    @property
+    def words(self) -> str:
+        """The choice as people say it: "channel 2 (DAPI); planes 3 to 9"."""
+        found = {
+            "image": (self.scene,),
+            "": (self.taken.titled.words,),
+            "wells": self.wells,
+            "test wells": self.test_wells,
+            "labels": (self.labels,),
+        }
+        return "; ".join(f"{title} {', '.join(each)}".strip() for title, each in found.items() if any(each))
 
 
 WHOLE = Part()
 
 
-def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
-    """Return what was taken of the images of a dataset, for images that are predicted, and what that is in words.
+def _as_options(values: Iterable[tuple[str, str]]) -> str:
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in values if value)
 
-    Parameters
-    ----------
-    options
-        The choice as `Part.options` says it.
-    paths
-        The images. Where none of them has what was chosen, they are taken whole and there are no words.
-    axes
-        As for `convert`.
-    """
-    part = replace(WHOLE, if_there=True)
+
+def part_of_options(options: str, names: tuple[str, ...] = ()) -> Part:
+    """Return the choice that `Part.options` says, of channels that are called `names`."""
+    part = replace(WHOLE, names=names)
     words = shlex.split(options)
     for option, value in zip(words[::2], words[1::2], strict=True):
         match option:
@@ -116,6 +126,31 @@ def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> tuple[Pa
                 part = replace(part, planes=parse_range(value, option))
             case "--t":
                 part = replace(part, frames=parse_range(value, option))
+            case "--well":
+                part = replace(part, wells=(*part.wells, value))
+            case "--test-well":
+                part = replace(part, test_wells=(*part.test_wells, value))
+            case "--labels":
+                part = replace(part, labels=value)
+    return part
+
+
+def taken_again(options: str, paths: Sequence[Path], axes: str = "", names: tuple[str, ...] = ()) -> tuple[Part, str]:
+    """Return what was taken of the images of a dataset, for images that are predicted, and what that is in words.
+
+    Parameters
+    ----------
+    options
+        The choice as `Part.options` says it.
+    paths
+        The images. Where none of them has what was chosen, they are taken whole and there are no words.
+    axes
+        As for `convert`.
+    names
+        What the channels were called that were taken.
+    """
+    # Wells and labels are those of plates that became the dataset.
+    part = replace(part_of_options(options, names), wells=(), test_wells=(), labels="", if_there=True)
     for path in paths if part.of_images else ():
         try:
             own = part_of_image(path, part, axes)
@@ -151,30 +186,8 @@ def part_there(path: Path, part: Part, axes: str = "") -> Part:
     InvalidInputError
         The image, which services read themselves, cannot be read.
     """
-    found = inspect_image(path, axes=axes).axes
-    return replace(
-        part,
-        scene="",
-        channels=part.channels if "C" in found else (),
-        planes=part.planes if "Z" in found else None,
-        frames=part.frames if "T" in found else None,
-    )
-
-
-def parse_range(text: str, option: str) -> tuple[int, int] | None:
-    """Return first and last of "3" or "2-9", counted from 1, and None for "".
-
-    Raises
-    ------
-    InvalidInputError
-        It is none of these; `option` is named.
-    """
-    if not text:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text)
-    if match is None or int(match[2] or match[1]) < int(match[1]):
-        raise InvalidInputError(f"{option} is {text!r}: give a number from 1, or a range such as 2-9.")
-    return int(match[1]), int(match[2] or match[1])
+    own = part.taken.where_there(inspect_image(path, axes=axes).axes)
+    return replace(part, scene="", channels=own.channels, planes=own.planes, frames=own.frames)
 
 
 def is_makers_format(path: Path) -> bool:
@@ -256,6 +269,18 @@ def convert(path: Path, folder: Path, part: Part = WHOLE, axes: str = "") -> tup
     return target, (*chosen.notes, *source.faults())
 
 
+def channel_names(path: Path, part: Part, axes: str = "") -> tuple[str, ...]:
+    """Return the names of the channels that are taken of a file, in their order; empty where it has none.
+
+    Raises
+    ------
+    InvalidInputError
+        As for `convert`.
+    """
+    with _opened(path, part, axes) as (source, chosen):
+        return _acquired(source, chosen).channels
+
+
 def inspect_part(path: Path, part: Part = WHOLE, axes: str = "") -> tuple[str, tuple[int, ...]]:
     """Return axes and shape that the converted image will have, from the headers alone; raises as `convert` does."""
     with _opened(path, part, axes) as (_, chosen):
@@ -284,30 +309,20 @@ def _opened(path: Path, part: Part, axes: str) -> Iterator[tuple[Source, Chosen]
 
 def _chosen(source: Source, part: Part, axes: str) -> Chosen:
     """Return which channels, planes and frames are taken."""
-    lengths = dict(zip(source.axes, source.shape, strict=True))
-    numbers: dict[str, Sequence[int]] = {}
-    words = [f"image {source.scene}"] if part.scene else []
-    words += [f"labels {part.labels}"] if part.labels else []
+    length = dict(zip(source.axes, source.shape, strict=True)).get("C", 1)
     names = source.channels
     # Labels are those of all channels.
-    wanted = () if part.labels else part.channels
-    if wanted:
-        numbers["C"] = [_channel(source, lengths.get("C", 1), each) for each in wanted]
-    if wanted or (len(names) > 1 and lengths.get("C", 1) > 1):
-        taken = numbers.get("C", range(len(names)))
-        said = [names[each] if each < len(names) else str(each + 1) for each in taken]
-        words.append(f"channel{'s' * (len(said) > 1)} {', '.join(said)}")
-    for letter, title, span in (("Z", "planes", part.planes), ("T", "frames", part.frames)):
-        if span is None:
-            continue
-        first, last = span
-        if last > lengths.get(letter, 1):
-            there = f"{lengths[letter]} {title}" if lengths.get(letter, 1) > 1 else f"one of its {title} alone"
-            text = f"it has {there}, and {title} {first} to {last} were chosen."
-            raise refusal(source.name, text)
-        numbers[letter] = range(first - 1, last)
-        words.append(f"{title} {first} to {last}")
-    return choose(source, numbers, axes, "; ".join(words))
+    taken = replace(part.taken, channels=()) if part.labels else part.taken
+    try:
+        numbers = taken.numbers(source.axes, source.shape, names)
+    except ValueError as error:
+        raise refusal(source.name, str(error)) from error
+    said = taken.named(numbers, names)
+    if not taken.channels and len(names) > 1 and length > 1:
+        said = replace(taken, channels=tuple(names))
+    words = [f"image {source.scene}"] if part.scene else []
+    words += [f"labels {part.labels}"] if part.labels else []
+    return choose(source, numbers, axes, "; ".join([*words, *filter(None, [said.words])]))
 
 
 def _acquired(source: Source, chosen: Chosen) -> Acquired:
@@ -319,15 +334,3 @@ def _acquired(source: Source, chosen: Chosen) -> Acquired:
         # Numbers stand for names where a file has none.
         names = []
     return acquired(names, source.seconds, date=source.date)
-
-
-def _channel(source: Source, length: int, wanted: str) -> int:
-    """Return the number, from 0, of a channel that is named, or numbered from 1."""
-    if wanted in source.channels:
-        return source.channels.index(wanted)
-    if 1 <= (whole_number(wanted) or 0) <= length:
-        return int(wanted) - 1
-    if length == 1 and not source.channels:
-        raise refusal(source.name, f"it has one channel and {wanted!r} was chosen. Leave the choice out.")
-    there = ", ".join(source.channels) or f"{length} without names"
-    raise refusal(source.name, f"it has no channel {wanted!r}: there are {there}.")

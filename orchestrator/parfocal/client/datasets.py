@@ -14,6 +14,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import (
     WHOLE,
     Part,
+    channel_names,
     convert,
     converted_stem,
     images_in,
@@ -28,9 +29,11 @@ from parfocal.client.transfer import OnProgress, no_progress
 from parfocal.client.uploads import ToSend, uploading
 from parfocal.runtime.datasets import folder as folders
 from parfocal.runtime.datasets.findings import Notes
+from parfocal.runtime.datasets.layout import role_folder, split_folders
+from parfocal.runtime.datasets.pairs import is_hidden
 from parfocal.runtime.datasets.report import FolderReport, Item
 from parfocal.runtime.errors import InvalidInputError, Violation, refusal
-from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, name_clash, printable
+from parfocal.runtime.images.files import IMAGE_SUFFIXES, image_stem, inspect_image, name_clash, printable
 from parfocal.runtime.images.notes import Note
 from parfocal.runtime.images.scratch import Scratch
 from parfocal.runtime.store.manifests import (
@@ -115,7 +118,14 @@ def create_dataset(
     # Before minutes are spent on reading images.
     client.catalog.projects()
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components, part) as report:
-        fields = {"licence": licence, "description": description, "part": part.options, **asdict(origin)}
+        taken = _of_sources(folder, part, axes)
+        fields = {
+            "licence": licence,
+            "description": description,
+            "part": taken.options,
+            "part_channels": _names_of_channels(folder, taken, axes),
+            **asdict(origin),
+        }
         return _publish(client, name, report.named(class_names), fields, on_progress)
 
 
@@ -154,11 +164,13 @@ def checked_folder(
     known: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
         laid = laid_out(folder, Path(scratch) / "layout", part)
+        of_sources = _of_sources(folder, part, axes)
 
         def readable(path: Path, name: str) -> Path:
             # Asked for again where a folder is checked again; converted once.
             if name not in known:
-                wanted = _part_of(name, part, axes, one_plate=is_zarr(folder))
+                own = part if _is_target(name) else of_sources
+                wanted = _part_of(name, own, axes, one_plate=is_zarr(folder))
                 known[name] = _readable(path, Path(scratch) / name, notes, wanted)
             return known[name]
 
@@ -187,7 +199,8 @@ def checked_folder(
 class _Wanted:
     """What is taken of the files of one folder.
 
-    `without` are the wells that are left out; `plate` says that there must be one.
+    `without` are the wells that are left out; `plate` says that there must be one. `axes` are those that somebody says
+    the source images have.
     """
 
     part: Part
@@ -196,31 +209,92 @@ class _Wanted:
     plate: bool
     target: bool
 
+    def axes_of(self, path: Path) -> str:
+        """Return the axes by which one of the files is read.
+
+        Targets have no channels and no colours but their own, where they say so: what they say nothing of may be that.
+
+        Raises
+        ------
+        InvalidInputError
+            It is a target that cannot be read.
+        """
+        if not self.target:
+            return self.axes
+        if "C" in self.axes and not is_makers_format(path):
+            header = inspect_image(path)
+            if len(header.axes) == len(self.axes) and any(note.code == "axes-guessed" for note in header.notes):
+                return self.axes
+        return self.axes.translate({ord("S"): None, ord("C"): None})
+
     def of(self, path: Path) -> Part:
         """Return what is taken of one of the files."""
         if not self.target or not self.part.of_images or is_makers_format(path):
             return self.part
         # Targets may lack the channels, planes or frames of their sources.
         try:
-            return part_there(path, self.part, self.axes)
+            return part_there(path, self.part, self.axes_of(path))
         except InvalidInputError:
             # It may hold several images as well; what else is wrong is told with all others.
             return self.part if self.part.scene else WHOLE
+
+
+def _is_target(name: str) -> bool:
+    """Return whether the folder "split/role" holds targets."""
+    return name.partition("/")[2].startswith("target")
+
+
+def _of_sources(folder: Path, part: Part, axes: str) -> Part:
+    """Return what is taken of the source images: no channels, where targets have some and no source has.
+
+    Predictions take again what was taken of the sources.
+    """
+    if not part.channels or part.labels or is_zarr(folder):
+        return part
+
+    def any_has_channels(*, target: bool) -> bool:
+        wanted = _Wanted(part, (), axes, plate=False, target=target)
+        for place in split_folders(folder).values():
+            roles = place.glob("target*") if target else [role_folder(place, "source")]
+            for path in (path for role in roles if role.is_dir() for path in sorted(role.iterdir())):
+                if is_makers_format(path):
+                    return True
+                # What cannot be read is told when all files are looked at.
+                with contextlib.suppress(InvalidInputError):
+                    seen = path.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)
+                    if seen and "C" in inspect_image(path, axes=wanted.axes_of(path)).axes:
+                        return True
+        return False
+
+    if any_has_channels(target=False) or not any_has_channels(target=True):
+        return part
+    return replace(part, channels=())
+
+
+def _names_of_channels(folder: Path, part: Part, axes: str) -> tuple[str, ...]:
+    """Return the names of the channels that are taken of the first training image; empty where nobody chose any."""
+    if not part.channels:
+        return ()
+    source = folder if is_zarr(folder) else role_folder(split_folders(folder)["train"], "source")
+    files = [source] if is_zarr(source) else sorted(source.iterdir())
+    for path in files:
+        if is_makers_format(path) or (path.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)):
+            with contextlib.suppress(InvalidInputError):
+                return channel_names(next(iter(images_in(path, part.wells, part.test_wells))), part, axes)
+    return ()
 
 
 def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:
     """Return what is taken of the folder "split/role"."""
     split, _, role = name.partition("/")
     test = split == "test"
-    target = role.startswith("target")
+    target = _is_target(name)
     own = replace(
         part,
         wells=part.test_wells or part.wells if test else part.wells,
         test_wells=(),
         labels=part.labels if role == "target" else "",
     )
-    # Targets have no channels and no colours but their own.
-    axes = axes.translate({ord("S"): None, ord("C"): None}) if target else axes
     without = part.test_wells if one_plate and not test else ()
     return _Wanted(own, without, axes, plate=role == "source" and bool(own.wells or without), target=target)
 
@@ -248,7 +322,7 @@ def _readable(folder: Path, scratch: Path, notes: Notes, wanted: _Wanted) -> Pat
             problems.append(Violation(name, name_clash(path, other)))
             continue
         try:
-            _, found = convert(path, scratch, wanted.of(path), wanted.axes)
+            _, found = convert(path, scratch, wanted.of(path), wanted.axes_of(path))
         except InvalidInputError as error:
             problems += error.violations
             continue

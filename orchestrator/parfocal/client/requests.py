@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from parfocal import v1
+from parfocal.runtime.images.taken import EVERYTHING, Taken
 from parfocal.runtime.store.names import new_request_id
 
 
@@ -60,6 +61,7 @@ def prediction_request(
     *,
     split: str = "",
     inputs: Sequence[str] = (),
+    taken: Taken = EVERYTHING,
     project: str = "",
     request_id: str = "",
     labels: Mapping[str, str] | None = None,
@@ -78,12 +80,16 @@ def prediction_request(
         "test" or "train" where the input is a dataset.
     inputs
         Which images of a folder, by their names below it; empty: all.
+    taken
+        What is taken of each image, as far as it has that.
     project, request_id, labels
         As for `training_request`.
     """
     spec = v1.PredictionSpec(
         model_uri=model_uri, input_uri=input_uri, split=split, parameters=to_struct(parameters), inputs=list(inputs)
     )
+    if taken:
+        spec.taken.CopyFrom(taken.message)
     request = _request("predict", project, request_id, labels)
     request.prediction.CopyFrom(spec)
     return request

@@ -20,6 +20,7 @@ from parfocal.client.convert import (
     is_converted,
     is_makers_format,
     part_of_image,
+    part_of_options,
     shown_name,
     taken_again,
 )
@@ -34,6 +35,7 @@ from parfocal.runtime.errors import (
     NotFoundError,
     ParfocalError,
     PreconditionError,
+    UnavailableError,
     Violation,
     refusal,
 )
@@ -49,6 +51,7 @@ from parfocal.runtime.images.files import (
 )
 from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.images.taken import EVERYTHING, Taken
 from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest, ResultManifest
 
 
@@ -128,6 +131,43 @@ def _is_image(path: Path) -> bool:
     return path.name[0] != "." and (path.suffix.lower() in IMAGE_SUFFIXES or is_makers_format(path))
 
 
+def part_of_training(client: Client, model: ModelManifest) -> str:
+    """Return what was taken of the files that a model was trained on, as options of the command line; "": all.
+
+    Raises
+    ------
+    UnavailableError
+        The catalogue does not answer.
+    """
+    if model.part or not model.dataset_uri:
+        return model.part
+    try:
+        return read_manifest(client, model.dataset_uri, DatasetManifest).part
+    except UnavailableError:
+        raise
+    except ParfocalError:  # deleted, or of a project that does not share it
+        return ""
+
+
+def part_words(client: Client, model: ModelManifest) -> str:
+    """Return what was taken of the files that a model was trained on, as people say it; "" where it was all."""
+    return part_of_options(part_of_training(client, model), model.part_channels).words
+
+
+def taken_in_batches(client: Client, model: ModelManifest) -> Taken:
+    """Return what is taken of the images of a folder in the store, unless somebody chooses: what a training took.
+
+    Those are images that services read themselves, of which channels alone are taken; see `part_of_image`.
+
+    Raises
+    ------
+    UnavailableError
+        The catalogue does not answer.
+    """
+    channels = part_of_options(part_of_training(client, model)).channels
+    return Taken(channels, names=model.part_channels) if channels else EVERYTHING
+
+
 def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
     """Return what was taken of the files that a model was trained on, and in words, if any of these images has it.
 
@@ -142,13 +182,8 @@ def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path
     axes
         What somebody says that their axes are; "" if the files say it.
     """
-    if not model.dataset_uri:
-        return WHOLE, ""
-    try:
-        options = read_manifest(client, model.dataset_uri, DatasetManifest).part
-    except ParfocalError:  # deleted, or of a project that does not share it
-        return WHOLE, ""
-    return taken_again(options, paths, axes)
+    options = part_of_training(client, model)
+    return taken_again(options, paths, axes, model.part_channels) if options else (WHOLE, "")
 
 
 def unsuitable_inputs(

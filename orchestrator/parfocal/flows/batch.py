@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from parfocal.runtime.datasets.findings import count
+from parfocal.runtime.images.taken import EVERYTHING, Taken
 from parfocal.runtime.store.store import Location
 
 Unlike = Literal["warn", "stop", "ignore"]
 """What is done about images that differ from the training data."""
 _SHARD_SECONDS, _LEAST_SECONDS = 300.0, 60.0
 _FIRST_SHARD, _LARGEST_SHARD = 16, 500
+_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,24 @@ class Batch:
         The models: the first takes the images, each further one what the one before has made of them.
     keep
         Whether what the steps before the last one make is delivered too, below `steps/`.
+    taken
+        What the first model takes of each image, as far as it has that; nothing chosen: what was taken of the files
+        that it was trained on.
     """
 
     source: Location
     output: Location
     steps: Sequence[Step]
     keep: bool = False
+    taken: Taken = EVERYTHING
 
     @property
     def key(self) -> str:
         """Name of its ledger: the same for the same work."""
         models: list[Any] = [[step.model_uri, dict(step.parameters)] for step in self.steps]
         work = models[0] if len(models) == 1 else [models, self.keep]
+        # Ledgers that were begun before something could be chosen go on.
+        work = [*work, self.taken.options] if self.taken else work
         text = json.dumps([str(self.source), str(self.output), *work], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -117,6 +125,13 @@ class Progress:
         parts += [f"{self.to_repeat} to be tried again"] if self.to_repeat else []
         parts += [f"{self.elsewhere} being written or in work elsewhere"] if self.elsewhere else []
         sentence = f"{', '.join(parts)}; {self.ended_before} of {self.found} had been done before."
+        if self.reasons:
+            told = sorted(self.reasons.items())[:_TOLD]
+            more = f"; and {len(self.reasons) - _TOLD} more" if len(self.reasons) > _TOLD else ""
+            verb = "was" if len(self.reasons) == 1 else "were"
+            said = (reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in told)
+            why = "; ".join(each.removesuffix(".") for each in said)
+            sentence += f" {count(len(self.reasons), 'image')} {verb} not predicted: {why}{more}."
         if self.unlike:
             name, text = next(iter(self.unlike.items()))
             verb = "differs" if len(self.unlike) == 1 else "differ"

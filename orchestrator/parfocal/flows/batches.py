@@ -19,14 +19,16 @@ from typing import Final, TypeVar
 
 from parfocal import v1
 from parfocal.client.client import Client
+from parfocal.client.published import read_manifest
 from parfocal.client.requests import prediction_request
-from parfocal.client.results import read_result, result_uri
+from parfocal.client.results import read_result, result_uri, taken_in_batches
 from parfocal.flows._jobs import ACTIVE_STATES
 from parfocal.flows.batch import Batch, Progress, Step, Unlike, shard_size
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError, PreconditionError
 from parfocal.runtime.images.files import name_clash, output_stem
+from parfocal.runtime.images.taken import EVERYTHING, Taken
 from parfocal.runtime.store.confinement import check_folders
-from parfocal.runtime.store.manifests import ResultFile, public_name
+from parfocal.runtime.store.manifests import ModelManifest, ResultFile, public_name
 from parfocal.runtime.store.names import new_request_id, versioned_name
 from parfocal.runtime.store.store import Location, patiently
 
@@ -108,6 +110,7 @@ class BatchRun:
         self._on_progress = on_progress or (lambda _progress: None)
         self._lock = threading.Lock()
         self._pace = 0.0
+        self._taken = batch.taken
         self.progress = Progress()
 
     def run(self) -> Progress:
@@ -129,6 +132,7 @@ class BatchRun:
         check_folders(batch.source, batch.output)
         opened = self._ask(lambda: self._catalog.open_batch(batch.key, str(batch.source), str(batch.output)))
         self._pace = opened.seconds_per_image
+        self._taken = batch.taken or self._ask(self._taken_in_training)
         waiting = self._waiting()
         self._on_progress(self.progress)
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
@@ -147,6 +151,11 @@ class BatchRun:
                 for future in ended:
                     future.result()
         return self.progress
+
+    def _taken_in_training(self) -> Taken:
+        """Return what is taken of the images where nobody chooses."""
+        model = read_manifest(self._client, self._batch.steps[0].model_uri, ModelManifest)
+        return taken_in_batches(self._client, model)
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         return patiently(call, self._client.patience)
@@ -221,14 +230,14 @@ class BatchRun:
             return
         source, step = str(self._batch.source), self._batch.steps[0]
         try:
-            self._start(job_id, step, source, [item.name for item in mine])
+            self._start(job_id, step, source, [item.name for item in mine], self._taken)
         except InvalidInputError:
             # Somebody removed images a moment ago: the job is for the others. Else model or parameters are wrong.
             there = {item.name for item in self._inputs(brief=True)}
             mine, gone = [item for item in mine if item.name in there], mine
             if not mine or len(mine) == len(gone):
                 raise
-            self._start(job_id, step, source, [item.name for item in mine])
+            self._start(job_id, step, source, [item.name for item in mine], self._taken)
         images = self._through(self._client.wait(job_id), mine)
         if images is None:
             # Another run saw the first step end, and goes on with the others.
@@ -238,9 +247,15 @@ class BatchRun:
         again = self._deliver(job_id, mine, images, tries=1, seconds=seconds)
         self._add(to_repeat=len(again))
 
-    def _start(self, job_id: str, step: Step, input_uri: str, names: Sequence[str]) -> None:
+    def _start(self, job_id: str, step: Step, input_uri: str, names: Sequence[str], taken: Taken = EVERYTHING) -> None:
         request = prediction_request(
-            step.model_uri, input_uri, step.parameters, inputs=names, request_id=job_id, labels=self._labels
+            step.model_uri,
+            input_uri,
+            step.parameters,
+            inputs=names,
+            taken=taken,
+            request_id=job_id,
+            labels=self._labels,
         )
         self._ask(lambda: self._client.start(request, wait_for_queue=True))
 
@@ -427,7 +442,7 @@ class BatchRun:
         try:
             self._ask(lambda: self._client.get(job_id))
         except NotFoundError:
-            self._start(job_id, step, str(self._batch.source), names)
+            self._start(job_id, step, str(self._batch.source), names, self._taken)
         return self._client.wait(job_id)
 
     def _note(self, name: str, reason: str) -> None:

@@ -173,6 +173,24 @@ def predict_new_form(method: v1.Method, models: Sequence[str] | None) -> Schema:
             "maximum": 600,
             "default": 10,
         },
+        "channels": {
+            "type": "array",
+            "title": "Channels to take",
+            "description": "Of composites the channels that the model takes, by name or number from 1. Empty: those "
+            "that were taken of the files that it was trained on. Images without channels are taken whole.",
+            "items": {"type": "string"},
+            "default": [],
+        },
+        **{
+            name: {
+                "type": "string",
+                "title": f"{name.capitalize()} to take",
+                "description": f"Of stacks the {name} to take, for example 3-9; empty: all.",
+                "pattern": r"^(\d+(-\d+)?)?$",
+                "default": "",
+            }
+            for name in ("planes", "frames")
+        },
         "parameters": parameter_group(method, v1.JOB_KIND_PREDICTION, "Settings of the prediction"),
     }
     return _form(properties, required=("model", "source", "output"))

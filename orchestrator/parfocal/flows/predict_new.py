@@ -30,7 +30,9 @@ from parfocal.flows._process import end_with_runner
 from parfocal.flows.batch import Batch, Progress, Step, Unlike
 from parfocal.flows.batches import BatchRun
 from parfocal.flows.hooks import cancel_jobs_of_run, take_up_again, tell_of_run
+from parfocal.flows.schedules import taken_of
 from parfocal.runtime.errors import InvalidInputError, ParfocalError
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.store.names import versioned_name
 from parfocal.runtime.store.store import Location
 
@@ -56,6 +58,9 @@ def predict_new(
     keep_steps: bool = False,
     unlike: Literal["warn", "stop", "ignore"] = "warn",
     settle_seconds: float = 10.0,
+    channels: list[str] | None = None,
+    planes: str = "",
+    frames: str = "",
     schedule: str = "",
     project: str = "",
 ) -> State[Any]:
@@ -79,6 +84,10 @@ def predict_new(
         What to do about images that differ from the training data of the first model.
     settle_seconds
         Images that change within so many seconds are being written, and left to the next run.
+    channels, planes, frames
+        What is taken of each image, as far as it has that: channels by name or number from 1, and a range along Z and
+        T such as "3-9". If nothing is chosen, the channels that were taken of the files that the first model was
+        trained on.
     schedule
         Name of the schedule that the run belongs to, which may do what its record in the catalogue says; empty: none.
     project
@@ -99,7 +108,9 @@ def predict_new(
         with _work.connect(project, run.creator) as client:
             asked = [{"model": model, "parameters": parameters}, *(then or [])]
             steps = tuple(_step(client, each) for each in asked)
-            batch = Batch(Location.parse(source.strip()), Location.parse(output.strip()), steps, keep_steps)
+            taken = taken_of({"channels": channels, "planes": planes, "frames": frames})
+            places = Location.parse(source.strip()), Location.parse(output.strip())
+            batch = Batch(*places, steps, keep_steps, taken)
             if schedule and (why := _differs(checked.schedule, batch)):
                 return _rest(why)
             return _predict_new(client, run, batch, settle_seconds, unlike)
@@ -119,6 +130,7 @@ def _differs(made: v1.Schedule, batch: Batch) -> str:
     now = [(step.model_uri, to_struct(step.parameters)) for step in batch.steps]
     pairs = {
         "models and parameters": ([(step.model_uri, step.parameters) for step in made.steps], now),
+        "channels, planes or frames": (Taken.of_message(made.taken, "taken"), batch.taken),
         "folder of images": (made.source_uri, str(batch.source)),
         "folder for the results": (made.output_uri, str(batch.output)),
     }

@@ -16,6 +16,7 @@ from parfocal.flows._jobs import CREATOR_LABEL
 from parfocal.flows.batch import Batch, Step
 from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.errors import AlreadyExistsError, NotFoundError
+from parfocal.runtime.images.taken import EVERYTHING, Taken, parse_range
 from parfocal.runtime.store.confinement import check_folders
 from parfocal.runtime.store.names import check_name
 from parfocal.runtime.store.store import Location
@@ -224,6 +225,7 @@ def create_recorded(
     source: str,
     output: str,
     *,
+    taken: Taken = EVERYTHING,
     options: Mapping[str, Any] | None = None,
     **when: Any,
 ) -> Schedule:
@@ -237,6 +239,8 @@ def create_recorded(
         Models that are applied one after the other.
     source, output
         Folders in the store, "s3://…".
+    taken
+        What is taken of each image; see `Batch`.
     options
         Further parameters of the flow `predict-new`.
     **when
@@ -249,9 +253,11 @@ def create_recorded(
     ParfocalError
         Catalogue or Prefect refuse; nothing is left behind.
     """
-    given = {**flow_parameters(steps, source, output, client.project), "schedule": name, **(options or {})}
+    given = {**flow_parameters(steps, source, output, client.project, taken), "schedule": name, **(options or {})}
     schedules.check_free(name)
     record = v1.Schedule(name=name, source_uri=source, output_uri=output, steps=[step.message for step in steps])
+    if taken:
+        record.taken.CopyFrom(taken.message)
     client.catalog.create_schedule(record)
     try:
         return schedules.create(name, steps[0].method.name, given, **when)
@@ -267,20 +273,23 @@ def start_once(
     source: str,
     output: str,
     *,
+    taken: Taken = EVERYTHING,
     options: Mapping[str, Any] | None = None,
 ) -> str:
     """Start a run for the caller without a schedule, and return its id; parameters and errors as `create_recorded`."""
     options = options or {}
     check_folders(Location.parse(source), Location.parse(output))
     planned = [Step(step.model.uri, step.parameters) for step in steps]
-    batch = Batch(Location.parse(source), Location.parse(output), planned, bool(options.get("keep_steps")))
+    batch = Batch(Location.parse(source), Location.parse(output), planned, bool(options.get("keep_steps")), taken)
     # What is wrong with the folders is said at once, and the run gets to know for whom it is done.
     caller = client.catalog.open_batch(batch.key, source, output).caller
-    given = {**flow_parameters(steps, source, output, client.project), **options}
+    given = {**flow_parameters(steps, source, output, client.project, taken), **options}
     return schedules.start(steps[0].method.name, given, "" if caller == UNVERIFIED.name else caller)
 
 
-def flow_parameters(steps: Sequence[PlannedStep], source: str, output: str, project: str) -> dict[str, Any]:
+def flow_parameters(
+    steps: Sequence[PlannedStep], source: str, output: str, project: str, taken: Taken = EVERYTHING
+) -> dict[str, Any]:
     """Return what the flow `predict-new` is given to apply models to the new images of a folder."""
     first, *further = steps
     given: dict[str, Any] = {"model": first.name, "source": source, "output": output, "project": project}
@@ -288,7 +297,46 @@ def flow_parameters(steps: Sequence[PlannedStep], source: str, output: str, proj
         given["parameters"] = first.parameters
     if further:
         given["then"] = [{"model": step.name, "parameters": step.parameters} for step in further]
-    return given
+    if taken.channels:
+        given["channels"] = list(taken.channels)
+    spans = {"planes": taken.planes, "frames": taken.frames}
+    return given | {name: f"{span[0]}-{span[1]}" for name, span in spans.items() if span is not None}
+
+
+def taken_of(parameters: Mapping[str, Any]) -> Taken:
+    """Return what the flow `predict-new` is asked to take of each image; the opposite of `flow_parameters`.
+
+    Raises
+    ------
+    InvalidInputError
+        Planes or frames are no range.
+    """
+    planes, frames = (parse_range(str(parameters.get(name) or "").strip(), name) for name in ("planes", "frames"))
+    return Taken(tuple(parameters.get("channels") or ()), planes, frames)
+
+
+def taken_words(client: Client, model_uri: str, taken: Taken) -> str:
+    """Return what is taken of each image, in words: what somebody chose, or what the training of the model took.
+
+    "" where all is taken.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such model.
+    UnavailableError
+        The catalogue does not answer.
+    """
+    # Imported late: the flow runner looks at schedules without it.
+    from parfocal.client.published import read_manifest
+    from parfocal.client.results import taken_in_batches
+    from parfocal.runtime.store.manifests import ModelManifest
+
+    if taken:
+        return taken.words
+    model = read_manifest(client, model_uri, ModelManifest)
+    trained = taken_in_batches(client, model)
+    return f"{trained.titled.words}, as for the training" if trained else ""
 
 
 def models_of(parameters: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from parfocal import v1
+from parfocal.client.convert import part_of_options
 from parfocal.client.watching import FINAL_STATES, seconds_at_work
 from parfocal.runtime.access.identity import UNVERIFIED
 from parfocal.runtime.datasets.findings import count
@@ -272,6 +273,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "address": address,
     "paths": paths,
     "count": count,
+    "part_words": lambda manifest: part_of_options(manifest.part, manifest.part_channels).words,
 }
 GLOBALS: Final[Mapping[str, Any]] = {
     "FINAL_STATES": FINAL_STATES,

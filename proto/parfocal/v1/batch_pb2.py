@@ -14,9 +14,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from parfocal.v1 import spec_pb2 as parfocal_dot_v1_dot_spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17parfocal/v1/batch.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x01\n\nBatchInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.parfocal.v1.BatchInputState\x12\x0b\n\x03job\x18\x05 \x01(\t\x12\r\n\x05tries\x18\x06 \x01(\x05\x12,\n\x08taken_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04mark\x18\x08 \x01(\t\"6\n\x0b\x42\x61tchOutput\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xb4\x01\n\x0c\x42\x61tchOutcome\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.parfocal.v1.BatchInput\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04jobs\x18\x03 \x03(\t\x12\x12\n\nmodel_uris\x18\x04 \x03(\t\x12)\n\x07outputs\x18\x05 \x03(\x0b\x32\x18.parfocal.v1.BatchOutput\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\"K\n\tBatchStep\x12\x11\n\tmodel_uri\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xab\x01\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_uri\x18\x02 \x01(\t\x12\x12\n\noutput_uri\x18\x03 \x01(\t\x12%\n\x05steps\x18\x04 \x03(\x0b\x32\x16.parfocal.v1.BatchStep\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\"\n\x05Inbox\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"\'\n\tInboxFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03*\x89\x01\n\x0f\x42\x61tchInputState\x12!\n\x1d\x42\x41TCH_INPUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41TCH_INPUT_STATE_NEW\x10\x01\x12\x1b\n\x17\x42\x41TCH_INPUT_STATE_TAKEN\x10\x02\x12\x1b\n\x17\x42\x41TCH_INPUT_STATE_ENDED\x10\x03\x42\x1f\n\x0forg.parfocal.v1B\nBatchProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17parfocal/v1/batch.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parfocal/v1/spec.proto\"\xbb\x01\n\nBatchInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.parfocal.v1.BatchInputState\x12\x0b\n\x03job\x18\x05 \x01(\t\x12\r\n\x05tries\x18\x06 \x01(\x05\x12,\n\x08taken_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04mark\x18\x08 \x01(\t\"6\n\x0b\x42\x61tchOutput\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xb4\x01\n\x0c\x42\x61tchOutcome\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.parfocal.v1.BatchInput\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x0c\n\x04jobs\x18\x03 \x03(\t\x12\x12\n\nmodel_uris\x18\x04 \x03(\t\x12)\n\x07outputs\x18\x05 \x03(\x0b\x32\x18.parfocal.v1.BatchOutput\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\"K\n\tBatchStep\x12\x11\n\tmodel_uri\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xce\x01\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_uri\x18\x02 \x01(\t\x12\x12\n\noutput_uri\x18\x03 \x01(\t\x12%\n\x05steps\x18\x04 \x03(\x0b\x32\x16.parfocal.v1.BatchStep\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05taken\x18\x07 \x01(\x0b\x32\x12.parfocal.v1.Taken\"\"\n\x05Inbox\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\"\'\n\tInboxFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03*\x89\x01\n\x0f\x42\x61tchInputState\x12!\n\x1d\x42\x41TCH_INPUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41TCH_INPUT_STATE_NEW\x10\x01\x12\x1b\n\x17\x42\x41TCH_INPUT_STATE_TAKEN\x10\x02\x12\x1b\n\x17\x42\x41TCH_INPUT_STATE_ENDED\x10\x03\x42\x1f\n\x0forg.parfocal.v1B\nBatchProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,20 +25,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.batch_pb2', _gl
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017org.parfocal.v1B\nBatchProtoP\001'
-  _globals['_BATCHINPUTSTATE']._serialized_start=861
-  _globals['_BATCHINPUTSTATE']._serialized_end=998
-  _globals['_BATCHINPUT']._serialized_start=104
-  _globals['_BATCHINPUT']._serialized_end=291
-  _globals['_BATCHOUTPUT']._serialized_start=293
-  _globals['_BATCHOUTPUT']._serialized_end=347
-  _globals['_BATCHOUTCOME']._serialized_start=350
-  _globals['_BATCHOUTCOME']._serialized_end=530
-  _globals['_BATCHSTEP']._serialized_start=532
-  _globals['_BATCHSTEP']._serialized_end=607
-  _globals['_SCHEDULE']._serialized_start=610
-  _globals['_SCHEDULE']._serialized_end=781
-  _globals['_INBOX']._serialized_start=783
-  _globals['_INBOX']._serialized_end=817
-  _globals['_INBOXFILE']._serialized_start=819
-  _globals['_INBOXFILE']._serialized_end=858
+  _globals['_BATCHINPUTSTATE']._serialized_start=920
+  _globals['_BATCHINPUTSTATE']._serialized_end=1057
+  _globals['_BATCHINPUT']._serialized_start=128
+  _globals['_BATCHINPUT']._serialized_end=315
+  _globals['_BATCHOUTPUT']._serialized_start=317
+  _globals['_BATCHOUTPUT']._serialized_end=371
+  _globals['_BATCHOUTCOME']._serialized_start=374
+  _globals['_BATCHOUTCOME']._serialized_end=554
+  _globals['_BATCHSTEP']._serialized_start=556
+  _globals['_BATCHSTEP']._serialized_end=631
+  _globals['_SCHEDULE']._serialized_start=634
+  _globals['_SCHEDULE']._serialized_end=840
+  _globals['_INBOX']._serialized_start=842
+  _globals['_INBOX']._serialized_end=876
+  _globals['_INBOXFILE']._serialized_start=878
+  _globals['_INBOXFILE']._serialized_end=917
 # @@protoc_insertion_point(module_scope)

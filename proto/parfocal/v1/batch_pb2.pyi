@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
+import parfocal.v1.spec_pb2
 import sys
 import typing
 
@@ -212,6 +213,7 @@ class Schedule(google.protobuf.message.Message):
     STEPS_FIELD_NUMBER: builtins.int
     CREATED_BY_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name, unique within the project."""
     source_uri: builtins.str
@@ -228,6 +230,10 @@ class Schedule(google.protobuf.message.Message):
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @property
+    def taken(self) -> parfocal.v1.spec_pb2.Taken:
+        """What is taken of each image; unset: what the training of its first model took."""
+
     def __init__(
         self,
         *,
@@ -237,9 +243,10 @@ class Schedule(google.protobuf.message.Message):
         steps: collections.abc.Iterable[global___BatchStep] | None = ...,
         created_by: builtins.str = ...,
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        taken: parfocal.v1.spec_pb2.Taken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_at", b"created_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["created_at", b"created_at", "created_by", b"created_by", "name", b"name", "output_uri", b"output_uri", "source_uri", b"source_uri", "steps", b"steps"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "taken", b"taken"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["created_at", b"created_at", "created_by", b"created_by", "name", b"name", "output_uri", b"output_uri", "source_uri", b"source_uri", "steps", b"steps", "taken", b"taken"]) -> None: ...
 
 global___Schedule = Schedule
 

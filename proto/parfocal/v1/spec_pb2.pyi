@@ -102,6 +102,7 @@ class PredictionSpec(google.protobuf.message.Message):
     INPUTS_FIELD_NUMBER: builtins.int
     PART_FIELD_NUMBER: builtins.int
     PART_URIS_FIELD_NUMBER: builtins.int
+    TAKEN_FIELD_NUMBER: builtins.int
     model_uri: builtins.str
     """Published model version."""
     input_uri: builtins.str
@@ -124,6 +125,10 @@ class PredictionSpec(google.protobuf.message.Message):
     def part_uris(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Published results of all parts of the same prediction, in any order: the job merges them and predicts nothing itself."""
 
+    @property
+    def taken(self) -> global___Taken:
+        """What is taken of each image of a folder that has channels, planes or frames; unset: all of it."""
+
     def __init__(
         self,
         *,
@@ -134,11 +139,77 @@ class PredictionSpec(google.protobuf.message.Message):
         inputs: collections.abc.Iterable[builtins.str] | None = ...,
         part: global___PredictionPart | None = ...,
         part_uris: collections.abc.Iterable[builtins.str] | None = ...,
+        taken: global___Taken | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["parameters", b"parameters", "part", b"part"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["input_uri", b"input_uri", "inputs", b"inputs", "model_uri", b"model_uri", "parameters", b"parameters", "part", b"part", "part_uris", b"part_uris", "split", b"split"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["parameters", b"parameters", "part", b"part", "taken", b"taken"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input_uri", b"input_uri", "inputs", b"inputs", "model_uri", b"model_uri", "parameters", b"parameters", "part", b"part", "part_uris", b"part_uris", "split", b"split", "taken", b"taken"]) -> None: ...
 
 global___PredictionSpec = PredictionSpec
+
+@typing.final
+class Taken(google.protobuf.message.Message):
+    """What is taken of images that hold several channels, planes or frames. What an image does not have at all is ignored:
+    one without channels is taken whole.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANNELS_FIELD_NUMBER: builtins.int
+    PLANES_FIELD_NUMBER: builtins.int
+    FRAMES_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    @property
+    def channels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of channels, or their numbers from 1, in the order in which they are taken; empty: all."""
+
+    @property
+    def planes(self) -> global___Span:
+        """Planes along Z; unset: all."""
+
+    @property
+    def frames(self) -> global___Span:
+        """Frames along T; unset: all."""
+
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the channels were called where this was chosen, in their order; empty where that is unknown. An image that has
+        a channel of such a name is taken by it, whatever number it has there.
+        """
+
+    def __init__(
+        self,
+        *,
+        channels: collections.abc.Iterable[builtins.str] | None = ...,
+        planes: global___Span | None = ...,
+        frames: global___Span | None = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["frames", b"frames", "planes", b"planes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["channels", b"channels", "frames", b"frames", "names", b"names", "planes", b"planes"]) -> None: ...
+
+global___Taken = Taken
+
+@typing.final
+class Span(google.protobuf.message.Message):
+    """A range along an axis, counted from 1."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: builtins.int
+    LAST_FIELD_NUMBER: builtins.int
+    first: builtins.int
+    """The first of it."""
+    last: builtins.int
+    """The last of it, at least the first."""
+    def __init__(
+        self,
+        *,
+        first: builtins.int = ...,
+        last: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first", b"first", "last", b"last"]) -> None: ...
+
+global___Span = Span
 
 @typing.final
 class PredictionPart(google.protobuf.message.Message):

@@ -39,7 +39,14 @@ from parfocal.runtime.store.names import check_request_id, is_name, new_request_
 
 router = APIRouter(prefix="/p/{project}")
 _PAGE: Final = 24
-_AXES: Final = {"": "Two dimensions (YX)", "ZYX": "Volumes (ZYX)", "TYX": "Movies (TYX)", "YXS": "Colour (YXS)"}
+_AXES: Final = {
+    "": "Two dimensions (YX)",
+    "ZYX": "Volumes (ZYX)",
+    "TYX": "Movies (TYX)",
+    "YXS": "Colour (YXS)",
+    "CYX": "Channels (CYX)",
+    "CZYX": "Volumes with channels (CZYX)",
+}
 _CHUNK: Final = 2**20
 
 

@@ -17,7 +17,15 @@ from starlette.concurrency import run_in_threadpool
 from parfocal.client import Client
 from parfocal.client.models import list_models
 from parfocal.client.steps import PlannedStep, plan_steps
-from parfocal.flows.schedules import Schedule, ScheduledRun, Schedules, create_recorded, start_once
+from parfocal.flows.schedules import (
+    Schedule,
+    ScheduledRun,
+    Schedules,
+    create_recorded,
+    start_once,
+    taken_of,
+    taken_words,
+)
 from parfocal.portal.guard import require_work
 from parfocal.portal.portal import ClientHere, Portal, PortalHere, RightsHere, go, page
 from parfocal.runtime.access.identity import UNVERIFIED
@@ -30,12 +38,14 @@ from parfocal.runtime.errors import (
     Violation,
     refusal,
 )
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.store.names import is_name
 
 router = APIRouter(prefix="/p/{project}/schedules")
 _EVERY: Final = {"15": "15 minutes", "60": "hour", "240": "4 hours", "1440": "day", "cron": "At times of my own"}
 _RUNS: Final = 10
 _LONGEST_FOLDER: Final = 200
+_LONGEST_CHANNEL: Final = 100
 # A run's state in Prefect: how it looks, and how people say it.
 _STATES: Final = {
     "COMPLETED": ("passed", "Finished"),
@@ -84,20 +94,21 @@ class Shown:
 def schedules(request: Request, client: ClientHere, portal: PortalHere, started: bool = False) -> Response:
     """List the schedules of a project with their last runs, and its inboxes."""
     found: list[tuple[Shown, list[dict[str, Any]]]] = []
+    inboxes: list[tuple[str, str]] = []
     problem = ""
     try:
+        inboxes = _inboxes(client)
         source = portal.schedules()
         found = [(each, _runs(source, each, 1)) for each in _of_project(portal, client.project)]
     except ParfocalError as error:
         problem = error.message
-    inboxes = _inboxes(portal, client.project)
     return page(request, "schedules.html", schedules=found, problem=problem, inboxes=inboxes, started=started)
 
 
 @router.get("/new", dependencies=[Depends(require_work)])
-def new(request: Request, client: ClientHere, portal: PortalHere, model: str = "", inbox: str = "") -> Response:
+def new(request: Request, client: ClientHere, model: str = "", inbox: str = "") -> Response:
     """Show the form of a new schedule."""
-    return page(request, "schedule_new.html", **_form(client, portal, {"model": model, "inbox": inbox}))
+    return page(request, "schedule_new.html", **_form(client, {"model": model, "inbox": inbox}))
 
 
 @router.post("")
@@ -122,6 +133,7 @@ def schedule(request: Request, client: ClientHere, portal: PortalHere, rights: R
         made_by="" if made_by == UNVERIFIED.name else made_by,
         refusal=refusal,
         may_change=rights.change(made_by) or (rights.work and not made_by),
+        taken=_taken(client, shown),
     )
 
 
@@ -160,10 +172,10 @@ def _create(request: Request, client: Client, portal: Portal, sent: Mapping[str,
         known, steps, images, output = portal.schedules(), wanted.steps, wanted.images, wanted.output
         try:
             if once:
-                start_once(client, known, steps, images, output)
+                start_once(client, known, steps, images, output, taken=wanted.taken)
                 return go(request, "/schedules?started=yes")
             name = _stored(portal, client.project, sent["name"])
-            create_recorded(client, known, name, steps, images, output, **wanted.when)
+            create_recorded(client, known, name, steps, images, output, taken=wanted.taken, **wanted.when)
         except AlreadyExistsError as error:
             # Its own words name the schedules of others.
             raise _refused("name", f"There is something called {sent['name']} already. Choose another name.") from error
@@ -172,17 +184,18 @@ def _create(request: Request, client: Client, portal: Portal, sent: Mapping[str,
                 raise _refused("folder", error.message) from error
             raise
     except ParfocalError as error:
-        return page(request, "schedule_new.html", 422, **{**_form(client, portal, sent), "error": error})
+        return page(request, "schedule_new.html", 422, **{**_form(client, sent), "error": error})
     return go(request, f"/schedules/{sent['name']}")
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a form asks for: the model to apply, where the images are, where results go, and when."""
+    """What a form asks for: the model, where the images are and what is taken of them, where results go, and when."""
 
     steps: Sequence[PlannedStep]
     images: str
     output: str
+    taken: Taken
     when: Mapping[str, Any]
 
 
@@ -195,7 +208,7 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
         problems.append(Violation("name", "Give the schedule a name of letters, digits, '.', '_' or '-'."))
     if not model:
         problems.append(Violation("model", "Choose the model to apply."))
-    source = dict(_inboxes(portal, client.project)).get(sent.get("inbox", ""))
+    source = dict(_inboxes(client)).get(sent.get("inbox", ""))
     if source is None:
         problems.append(Violation("inbox", "Choose the inbox that gets the images."))
     below = sent.get("below", "").strip("/")
@@ -220,7 +233,8 @@ def _wanted(client: Client, portal: Portal, sent: Mapping[str, str], *, once: bo
     steps = plan_steps(client, (model,), ())
     images = f"{source.rstrip('/')}/{below}" if below else source.rstrip("/")
     output = f"s3://{portal.settings.bucket_results}/{client.project}/{folder}"
-    return _Wanted(steps, images, output, when)
+    channel = sent.get("channel", "")[:_LONGEST_CHANNEL]
+    return _Wanted(steps, images, output, Taken((channel,) if channel else ()), when)
 
 
 def _cron_problems(cron: str, timezone: str) -> list[Violation]:
@@ -234,8 +248,8 @@ def _cron_problems(cron: str, timezone: str) -> list[Violation]:
     return problems
 
 
-def _form(client: Client, portal: Portal, sent: Mapping[str, str]) -> dict[str, Any]:
-    inboxes = _inboxes(portal, client.project)
+def _form(client: Client, sent: Mapping[str, str]) -> dict[str, Any]:
+    inboxes = _inboxes(client)
     local = datetime.now().astimezone().tzinfo
     return {
         "models": list_models(client, shared=True),
@@ -250,10 +264,9 @@ def _form(client: Client, portal: Portal, sent: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _inboxes(portal: Portal, project: str) -> list[tuple[str, str]]:
-    """Return name and address of the inboxes that an operator has opened for a project."""
-    places = [uri for owner, uri in portal.settings.inbox_places if owner == project]
-    return [(uri.removeprefix("s3://").rstrip("/"), uri) for uri in places]
+def _inboxes(client: Client) -> list[tuple[str, str]]:
+    """Return name and address of the inboxes of a project: those that operators opened or `parfocal ingest` fills."""
+    return [(inbox.name, inbox.uri) for inbox in client.catalog.inboxes()]
 
 
 def _of_project(portal: Portal, project: str) -> list[Shown]:
@@ -277,6 +290,14 @@ def _recorded(client: Client, shown: Shown) -> tuple[str, str]:
     except NotFoundError:
         return "", ""
     return checked.schedule.created_by, checked.refusal
+
+
+def _taken(client: Client, shown: Shown) -> str:
+    """Return what a schedule takes of each image, in words; "" where that is all, or its model is gone."""
+    try:
+        return taken_words(client, client.model_uri(shown.model), taken_of(shown.schedule.parameters))
+    except ParfocalError:
+        return ""
 
 
 def _stored(portal: Portal, project: str, name: str) -> str:

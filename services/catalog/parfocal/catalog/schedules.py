@@ -25,6 +25,7 @@ from parfocal.runtime.errors import (
     NotFoundError,
     Violation,
 )
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.store.confinement import check_folders, confine, confine_model
 from parfocal.runtime.store.names import check_name
 from parfocal.runtime.store.store import Location, Store
@@ -35,7 +36,7 @@ _MOST_STEPS: Final = 8
 
 
 class Record(BaseModel):
-    """A schedule as it is stored; `groups` are those that its maker belonged to then."""
+    """A schedule as it is stored; `groups` are those that its maker belonged to then, `taken` is a message as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,6 +47,7 @@ class Record(BaseModel):
     created_by: str
     created_at: datetime
     groups: tuple[str, ...] = ()
+    taken: str = ""
 
     def message(self) -> v1.Schedule:
         """Return it in the words of the contract."""
@@ -54,6 +56,8 @@ class Record(BaseModel):
         )
         for model_uri, parameters in self.steps:
             json_format.Parse(parameters, schedule.steps.add(model_uri=model_uri).parameters)
+        if self.taken:
+            json_format.Parse(self.taken, schedule.taken)
         schedule.created_at.FromDatetime(self.created_at)
         return schedule
 
@@ -72,7 +76,8 @@ class Schedules:
         AlreadyExistsError
             There is one of this name.
         InvalidInputError, NotFoundError
-            It has no steps, an address that the project cannot use, or no folder of its own for the results.
+            It has no steps, an address that the project cannot use, no folder of its own for the results, or takes
+            something of images that they cannot have.
         """
         place = self._place(project, schedule.name)
         source = confine(self._store, project, schedule.source_uri, "schedule.source_uri")
@@ -84,6 +89,7 @@ class Schedules:
             raise InvalidInputError(text, [Violation("schedule.steps", text)])
         for step in schedule.steps:
             confine_model(self._store, step.model_uri, "schedule.steps.model_uri")
+        Taken.of_message(schedule.taken, "schedule.taken")
         record = Record(
             name=schedule.name,
             source=str(source),
@@ -92,6 +98,7 @@ class Schedules:
             created_by=call.author,
             created_at=datetime.now(UTC),
             groups=() if call.acts_for else tuple(sorted(call.identity.groups)),
+            taken=json_format.MessageToJson(schedule.taken) if schedule.HasField("taken") else "",
         )
         try:
             self._store.create(place, record.model_dump_json(indent=2).encode())

@@ -202,7 +202,8 @@ def examine(
     name = file_name(path)
     try:
         header = reading.inspect(path, limits)
-        texts = _layout_problems(header.axes, header.shape, axes, min_size or {}, allow_stacks, reading.labels)
+        guessed = any(note.code == "axes-guessed" for note in header.notes)
+        texts = _layout_problems(header, axes, min_size or {}, allow_stacks, reading.labels, guessed)
         found = Found(header.shape, header.axes, header.dtype.name, header.pixel_size, notes=header.notes)
         if headers_only or texts:
             if texts and header.axes == f"{axes}S" and not headers_only and _is_grey(reading.read(path, limits)):
@@ -240,8 +241,9 @@ def examine(
 
 
 def _layout_problems(
-    found: str, shape: tuple[int, ...], wanted: str, min_size: Mapping[str, int], allow_stacks: bool, labels: bool
+    header: ImageHeader, wanted: str, min_size: Mapping[str, int], allow_stacks: bool, labels: bool, guessed: bool
 ) -> list[str]:
+    found, shape = header.axes, header.shape
     lengths = dict(zip(found, shape, strict=True))
     stack = allow_stacks and found.endswith(wanted) and set(found[: -len(wanted)]) <= set("TZ")
     if found != wanted and not stack:
@@ -272,6 +274,12 @@ def _layout_problems(
             text = f"{have}: choose the one of its {lengths['C']} channels that you need (for example --channel 1)"
             return [f"{text}; or, if these are planes of a volume, add --axes ZYX." if planes == ["C"] else f"{text}."]
         text = f"{have}: it is a stack; save single planes or a projection, or choose a method for stacks"
+        if guessed and extra == {"Z"}:
+            which = f"--axes {found.replace('Z', 'C')} --channel 1"
+            return [
+                f"{text}. The file does not say what its {lengths['Z']} planes are: if they are channels, choose the "
+                f"one that you need (for example {which})."
+            ]
         volume = "T" in extra and planes == ["T"]
         return [f"{text} (if its frames are planes of a volume, add --axes ZYX)." if volume else f"{text}."]
     return [

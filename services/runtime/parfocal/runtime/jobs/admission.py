@@ -22,6 +22,7 @@ from parfocal.runtime.errors import (
     refusal,
 )
 from parfocal.runtime.images.needs import fits_axes
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.jobs.parts import check_parts, refuse_part
 from parfocal.runtime.jobs.records import JobStore, job_kind, now, request_digest
 from parfocal.runtime.methods.normaliser import Normaliser
@@ -187,6 +188,9 @@ def _check_prediction(service: Service, store: Store, spec: v1.PredictionSpec) -
     parameters = method.parse(v1.JOB_KIND_PREDICTION, struct_values(spec.parameters))
     require_outputs(parameters, model)
     _require_known(model)
+    if Taken.of_message(spec.taken, "prediction.taken") and spec.split:
+        text = "Channels, planes and frames are taken of images of a folder; those of a dataset were, when it was made."
+        raise InvalidInputError(text, [Violation("prediction.taken", text)])
     if spec.HasField("part") or spec.part_uris:
         check_parts(store, method, spec, parameters)
     if spec.split and spec.inputs:

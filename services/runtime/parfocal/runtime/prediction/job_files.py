@@ -11,6 +11,7 @@ from parfocal import v1
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image, open_image
 from parfocal.runtime.images.scratch import Scratch
+from parfocal.runtime.images.taken import Taken
 from parfocal.runtime.jobs.context import JobContext
 from parfocal.runtime.prediction.inputs import InputFile, fetch_input
 from parfocal.runtime.prediction.pace import Pace
@@ -28,13 +29,14 @@ class FetchedImage:
 
 
 def fetch_ahead(context: JobContext, inputs: Sequence[InputFile], pace: Pace) -> Iterator[FetchedImage]:
-    """Yield the images in their order; the next one is fetched while one is used."""
+    """Yield what is taken of the images, in their order; the next one is fetched while one is used."""
+    taken = Taken.of_message(context.job.prediction.taken, "prediction.taken")
 
     def fetch(item: InputFile) -> FetchedImage:
         with pace.stage("reading"):
             path = fetch_input(context, item)
             try:
-                return FetchedImage(item.name, path, open_image(path, scratch_of(context)), "")
+                return FetchedImage(item.name, path, taken.of(open_image(path, scratch_of(context)), item.name), "")
             except InvalidInputError as error:
                 return FetchedImage(item.name, path, None, error.message)
 
