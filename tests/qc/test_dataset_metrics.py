@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,15 @@ def test_equal_pixels_have_equal_digests_and_nothing_else() -> None:
     assert pixel_digest(image) == pixel_digest(np.asfortranarray(image))
     others = [image + 1, image.reshape(4, 16), image.astype(np.int16)]
     assert len({pixel_digest(each) for each in (image, *others)}) == 4
+
+
+def test_the_digest_of_pixels_in_parts_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(3).integers(0, 999, (3, 20, 31)).astype(np.uint16)
+    expected = hashlib.sha256(b"(3, 20, 31) <u2" + image.tobytes()).hexdigest()
+    assert pixel_digest(image) == expected
+    for pixels in (50, 100, 7):
+        monkeypatch.setattr("parfocal.runtime.images.similarity.BLOCK_PIXELS", pixels)
+        assert pixel_digest(np.moveaxis(np.moveaxis(image, 0, -1).copy(), -1, 0)) == expected
 
 
 def test_copies_are_found_through_noise_size_and_brightness() -> None:

@@ -12,7 +12,9 @@ from example_data import STACK, save, write_kind
 from support import mentions, publish_dataset, publish_images, publish_kind
 
 from parfocal import v1
+from parfocal.qc.dataset import job as dataset_job
 from parfocal.qc.evaluation import room
+from parfocal.qc.evaluation.room import Held
 
 UPSAMPLING = 4
 SOURCE, FRAMES = "64 x 80", " x ".join(map(str, STACK))
@@ -77,3 +79,16 @@ def test_an_image_that_does_not_fit_is_refused_before_it_is_read(
     job = worker.run(v1.StartJobRequest(evaluation=spec))
     assert (job.state, job.error.reason) == (v1.JOB_STATE_FAILED, "OUT_OF_MEMORY")
     assert mentions(job.error.text, "field0", size, "0.0 GiB are free")
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("paired", True), ("labels", False)])
+def test_label_images_of_a_dataset_count_whole_and_grey_ones_by_bands(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, fits: bool
+) -> None:
+    dataset = publish_dataset(worker.store, f"room-{kind}", write_kind(tmp_path, kind))
+    monkeypatch.setattr(dataset_job, "_HELD", Held(pixels=100, planes=0))
+    monkeypatch.setattr(room, "available_memory", lambda: 30_000)
+    spec = v1.EvaluationSpec(method="dataset", dataset_uri=dataset, split="test")
+    job = worker.run(v1.StartJobRequest(evaluation=spec))
+    assert (job.state == v1.JOB_STATE_SUCCEEDED) is fits, job.error.text
+    assert fits or mentions(job.error.text, "test/target/field0", SOURCE)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.files import Image
 from parfocal.runtime.images.pixel_values import count_unusable, value_range
-from parfocal.runtime.images.scratch import BLOCK_PIXELS, release
+from parfocal.runtime.images.scratch import BLOCK_PIXELS, blocks, release
 
 SIDE: Final = 32
 _BACKGROUND: Final = 4.0
@@ -23,9 +23,14 @@ _AT_ONCE: Final = 2**22
 
 
 def pixel_digest(image: npt.NDArray[Any]) -> str:
-    """Return the SHA-256 of an image's shape, type and pixels, in hexadecimal; metadata do not count."""
+    """Return the SHA-256 of an image's shape, type and pixels, in hexadecimal; metadata do not count.
+
+    It need not be in memory.
+    """
     digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
-    digest.update(np.ascontiguousarray(image).data)
+    for window in blocks(image.shape, BLOCK_PIXELS):
+        digest.update(np.ascontiguousarray(image[window]).data)
+        release(image)
     return digest.hexdigest()
 
 
