@@ -223,7 +223,8 @@ def model_of_a_channel(run: Callable[..., Ended], images: Path, tmp_path: Path) 
     model = f"of-dapi:{trained.json['model']['version']}"
     for command in (("models", "show", model), ("dataset", "show", dataset)):
         assert re.search("Taken of each file +channel DAPI\n", run(*command).out), command
-    assert run("models", "show", model, "--json").json["part"] == "--channel DAPI"
+    shown = run("models", "show", model, "--json").json
+    assert (shown["part"], shown["part_channels"]) == ("--channel DAPI", ["DAPI"])
     return model
 
 

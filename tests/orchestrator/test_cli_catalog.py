@@ -158,6 +158,8 @@ def test_images_of_an_inbox_become_a_dataset(
         store.write(place / "composites" / name, (tmp_path / name).read_bytes())
     taken = run("dataset", "create", "taken", "--from-inbox", "scope-1/composites", "--channel", "GFP", "--json")
     assert (taken.code, taken.json["part"], taken.json["train"]) == (0, "--channel GFP", 2), taken.err
+    assert run("dataset", "create", "first", "--from-inbox", "scope-1/composites", "--channel", "1").code == 0
+    assert "channel 1 (DAPI)" in run("dataset", "show", "first").out
     refused = run("dataset", "create", "taken", "--from-inbox", "scope-1/composites", "--channel", "DAPI")
     assert refused.code == 2
     assert mentions(refused.err, "scope-1/composites cannot become", "b.tif: it has no channel 'DAPI'", "GFP, RFP")

@@ -61,6 +61,11 @@ def test_what_an_image_lacks_is_named_with_what_it_has(taken: Taken, words: tupl
     assert mentions(caught.value.message, *words)
 
 
+def test_people_are_told_numbers_with_names() -> None:
+    assert Taken(("2", "DAPI", "3")).titled(("GFP", "DAPI")).words == "channels 2 (GFP), DAPI, 3"
+    assert Taken(("2",)).titled(()).words == "channel 2"
+
+
 def test_requests_say_the_same() -> None:
     for taken in (Taken(), Taken(("DAPI", "2"), (2, 3), (1, 1))):
         assert Taken.of_message(taken.message, "taken") == taken

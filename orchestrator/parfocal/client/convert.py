@@ -92,9 +92,13 @@ class Part:
     @property
     def words(self) -> str:
         """The choice as people say it: "channel DAPI; planes 3 to 9"."""
+        return self.words_with(())
+
+    def words_with(self, names: Sequence[str]) -> str:
+        """Return the same with the names of the channels that are taken: "channel 2 (DAPI); planes 3 to 9"."""
         found = {
             "image": (self.scene,),
-            "": (self.taken.words,),
+            "": (self.taken.titled(names).words,),
             "wells": self.wells,
             "test wells": self.test_wells,
             "labels": (self.labels,),
@@ -262,6 +266,18 @@ def convert(path: Path, folder: Path, part: Part = WHOLE, axes: str = "") -> tup
             f"{name} does not fit into memory: take a part of it, or use a larger machine."
         ) from error
     return target, (*chosen.notes, *source.faults())
+
+
+def channel_names(path: Path, part: Part, axes: str = "") -> tuple[str, ...]:
+    """Return the names of the channels that are taken of a file, in their order; empty where it has none.
+
+    Raises
+    ------
+    InvalidInputError
+        As for `convert`.
+    """
+    with _opened(path, part, axes) as (source, chosen):
+        return _acquired(source, chosen).channels
 
 
 def inspect_part(path: Path, part: Part = WHOLE, axes: str = "") -> tuple[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from parfocal.client.client import Client
 from parfocal.client.convert import (
     WHOLE,
     Part,
+    channel_names,
     convert,
     converted_stem,
     images_in,
@@ -117,8 +118,14 @@ def create_dataset(
     # Before minutes are spent on reading images.
     client.catalog.projects()
     with checked_folder(folder, axes, kind, pixel_size_nm, label_components, part) as report:
-        taken = _of_sources(folder, part, axes).options
-        fields = {"licence": licence, "description": description, "part": taken, **asdict(origin)}
+        taken = _of_sources(folder, part, axes)
+        fields = {
+            "licence": licence,
+            "description": description,
+            "part": taken.options,
+            "part_channels": _names_of_channels(folder, taken, axes),
+            **asdict(origin),
+        }
         return _publish(client, name, report.named(class_names), fields, on_progress)
 
 
@@ -262,6 +269,19 @@ def _of_sources(folder: Path, part: Part, axes: str) -> Part:
     if any_has_channels(target=False) or not any_has_channels(target=True):
         return part
     return replace(part, channels=())
+
+
+def _names_of_channels(folder: Path, part: Part, axes: str) -> tuple[str, ...]:
+    """Return the names of the channels that are taken of the first training image; empty where nobody chose any."""
+    if not part.channels:
+        return ()
+    source = folder if is_zarr(folder) else role_folder(split_folders(folder)["train"], "source")
+    files = [source] if is_zarr(source) else sorted(source.iterdir())
+    for path in files:
+        if is_makers_format(path) or (path.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)):
+            with contextlib.suppress(InvalidInputError):
+                return channel_names(next(iter(images_in(path, part.wells, part.test_wells))), part, axes)
+    return ()
 
 
 def _part_of(name: str, part: Part, axes: str, *, one_plate: bool) -> _Wanted:

@@ -149,7 +149,12 @@ def part_of_training(client: Client, model: ModelManifest) -> str:
         return ""
 
 
-def taken_in_batches(client: Client, model_uri: str) -> Taken:
+def part_words(client: Client, model: ModelManifest) -> str:
+    """Return what was taken of the files that a model was trained on, as people say it; "" where it was all."""
+    return part_of_options(part_of_training(client, model)).words_with(model.part_channels)
+
+
+def taken_in_batches(client: Client, model: ModelManifest) -> Taken:
     """Return what is taken of the images of a folder in the store, unless somebody chooses: what a training took.
 
     Those are images that services read themselves, of which channels alone are taken; see `part_of_image`.
@@ -158,10 +163,7 @@ def taken_in_batches(client: Client, model_uri: str) -> Taken:
     ------
     UnavailableError
         The catalogue does not answer.
-    NotFoundError
-        There is no such model.
     """
-    model = read_manifest(client, model_uri, ModelManifest)
     return Taken(part_of_options(part_of_training(client, model)).channels)
 
 

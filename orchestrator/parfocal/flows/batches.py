@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from parfocal import v1
 from parfocal.client.client import Client
+from parfocal.client.published import read_manifest
 from parfocal.client.requests import prediction_request
 from parfocal.client.results import read_result, result_uri, taken_in_batches
 from parfocal.flows._jobs import ACTIVE_STATES
@@ -27,7 +28,7 @@ from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFo
 from parfocal.runtime.images.files import name_clash, output_stem
 from parfocal.runtime.images.taken import EVERYTHING, Taken
 from parfocal.runtime.store.confinement import check_folders
-from parfocal.runtime.store.manifests import ResultFile, public_name
+from parfocal.runtime.store.manifests import ModelManifest, ResultFile, public_name
 from parfocal.runtime.store.names import new_request_id, versioned_name
 from parfocal.runtime.store.store import Location, patiently
 
@@ -131,7 +132,7 @@ class BatchRun:
         check_folders(batch.source, batch.output)
         opened = self._ask(lambda: self._catalog.open_batch(batch.key, str(batch.source), str(batch.output)))
         self._pace = opened.seconds_per_image
-        self._taken = batch.taken or self._ask(lambda: taken_in_batches(self._client, batch.steps[0].model_uri))
+        self._taken = batch.taken or self._ask(self._taken_in_training)
         waiting = self._waiting()
         self._on_progress(self.progress)
         with ThreadPoolExecutor(max_workers=self._in_flight) as pool:
@@ -150,6 +151,11 @@ class BatchRun:
                 for future in ended:
                     future.result()
         return self.progress
+
+    def _taken_in_training(self) -> Taken:
+        """Return what is taken of the images where nobody chooses."""
+        model = read_manifest(self._client, self._batch.steps[0].model_uri, ModelManifest)
+        return taken_in_batches(self._client, model)
 
     def _ask(self, call: Callable[[], _T]) -> _T:
         return patiently(call, self._client.patience)

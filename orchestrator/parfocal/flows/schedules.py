@@ -322,15 +322,20 @@ def taken_words(client: Client, model_uri: str, taken: Taken) -> str:
 
     Raises
     ------
-    NotFoundError, UnavailableError
-        As for `taken_in_batches`.
+    NotFoundError
+        There is no such model.
+    UnavailableError
+        The catalogue does not answer.
     """
     # Imported late: the flow runner looks at schedules without it.
+    from parfocal.client.published import read_manifest
     from parfocal.client.results import taken_in_batches
+    from parfocal.runtime.store.manifests import ModelManifest
 
     if taken:
         return taken.words
-    trained = taken_in_batches(client, model_uri)
+    model = read_manifest(client, model_uri, ModelManifest)
+    trained = taken_in_batches(client, model).titled(model.part_channels)
     return f"{trained.words}, as for the training" if trained else ""
 
 

@@ -13,7 +13,7 @@ from parfocal.client.datasets import list_datasets, read_dataset
 from parfocal.client.models import ModelSummary, list_models, read_model
 from parfocal.client.published import read_manifest
 from parfocal.client.quality import evaluation_summary
-from parfocal.client.results import part_of_training
+from parfocal.client.results import part_words
 from parfocal.portal.follow import Steps, check_key, check_model
 from parfocal.portal.layers import evaluation_config
 from parfocal.portal.pages.files import picture_url, result_of
@@ -70,7 +70,7 @@ def model(request: Request, client: ClientHere, portal: PortalHere, name: str, v
         # Quality control writes its verdict beside the model, which is another project's.
         "testable": _testable(client, summary) if own else [],
         "own": own,
-        "part": part_of_training(client, summary.manifest),
+        "part": part_words(client, summary.manifest),
         "trained_on": versioned_name(summary.manifest.dataset_uri, client.project)
         if own and summary.manifest.dataset_uri
         else "",

@@ -77,6 +77,14 @@ class Taken:
         found = [f"channel{'s' * (len(self.channels) > 1)} {', '.join(self.channels)}"] if self.channels else []
         return "; ".join([*found, *(f"{_TITLES[axis]} {first} to {last}" for axis, (first, last) in self._spans())])
 
+    def titled(self, names: Sequence[str]) -> Taken:
+        """Return the same with the names of its channels beside their numbers, for people; "" is no name."""
+        known = (*names, *("" for _ in self.channels))
+        pairs = zip(self.channels, known, strict=False)
+        return replace(
+            self, channels=tuple(f"{each} ({name})" if name not in {"", each} else each for each, name in pairs)
+        )
+
     def where_there(self, axes: str) -> Taken:
         """Return the same without what needs channels, planes or frames that an image of these axes does not have."""
         return replace(

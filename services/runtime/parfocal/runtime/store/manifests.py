@@ -226,6 +226,9 @@ class DatasetManifest(Manifest):
         was counted.
     part
         Which part was taken of files that were converted: options of the command line, e.g. "--channel DAPI".
+    part_channels
+        Names of the channels that were taken, in their order, as the first training image has them; empty where it has
+        none, and in datasets made before this was recorded.
     parent, source_model, draft, editors
         Where targets were drawn or corrected in Parfocal: the address of the dataset or result that they began with,
         that of the model that had predicted them, the id of the draft, and everybody who has changed an image.
@@ -246,6 +249,7 @@ class DatasetManifest(Manifest):
     object_sizes: dict[str, ObjectSizes] = Field(default_factory=dict)
     field_counts: dict[str, int] = Field(default_factory=dict)
     part: str = ""
+    part_channels: tuple[str, ...] = ()
     parent: str = ""
     source_model: str = ""
     draft: str = ""
@@ -307,10 +311,10 @@ class ModelManifest(Manifest):
     """A published model version: everything needed to apply it, and everything known of how it was made.
 
     `facts` are what the network was built for and what was measured on its data; `weights` are those that can be
-    predicted with, by name, the usual ones first. `part` is what was taken of the files of its dataset, as that has it;
-    empty in models made before this was recorded. A model that was not trained by Parfocal has an `origin`, and neither
-    job nor dataset. If it came in a package, `package` is what that says of it: the word of its authors, which nobody
-    here has checked.
+    predicted with, by name, the usual ones first. `part` and `part_channels` are those of its dataset, what was taken
+    of its files; empty in models made before this was recorded. A model that was not trained by Parfocal has an
+    `origin`, and neither job nor dataset. If it came in a package, `package` is what that says of it: the word of its
+    authors, which nobody here has checked.
     """
 
     model: str
@@ -328,6 +332,7 @@ class ModelManifest(Manifest):
     dataset_uri: str
     dataset_sha256: dict[str, str] = Field(default_factory=dict)
     part: str = ""
+    part_channels: tuple[str, ...] = ()
     split: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)

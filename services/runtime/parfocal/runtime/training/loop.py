@@ -384,6 +384,7 @@ class _Training:
             dataset_uri=spec.dataset_uri,
             dataset_sha256={entry.name: entry.sha256 for entry in dataset.files if entry.name.startswith("train/")},
             part=dataset.part,
+            part_channels=dataset.part_channels,
             split=dict(opened.record.split),
             metrics=_metrics(state.rows, next(iter(kept.values())).epoch),
             environment=context.environment,
