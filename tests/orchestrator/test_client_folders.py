@@ -20,6 +20,7 @@ from parfocal.client.results import find_inputs
 from parfocal.client.transfer import check_output, for_each
 from parfocal.runtime.datasets.folder import NO_TEST_IMAGES
 from parfocal.runtime.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from parfocal.runtime.images.acquired import Acquired
 from parfocal.runtime.images.files import Image, inspect_image, read_image, write_image
 from parfocal.runtime.images.notes import Note
 
@@ -370,6 +371,11 @@ def test_a_prediction_takes_the_channel_that_the_training_took(composites: Path)
     paths = find_inputs(composites / "test" / "source")
     assert taken_again("--channel 2", paths) == (Part(channels=("2",), if_there=True), "channel 2")
     assert taken_again("--channel DAPI", paths) == (Part(), "")
+    # What was the second channel of the training is the first one here.
+    swapped = Image(np.zeros((2, 64, 80), np.uint16), "CYX", acquired=Acquired(("DAPI", "GFP")))
+    write_image(paths[0].with_name("swapped.tif"), swapped)
+    part, words = taken_again("--channel 2", [paths[0].with_name("swapped.tif")], names=("DAPI",))
+    assert (part.names, words) == (("DAPI",), "channel DAPI")
     assert [inspect_part(path, Part(channels=("2",))) for path in paths] == [("YX", (64, 80))] * 3
     # Planes may be cut already, and what has no channels is no composite.
     assert part_of_image(paths[0], Part(channels=("2",), planes=(3, 9), if_there=True)).planes is None

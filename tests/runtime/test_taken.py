@@ -62,12 +62,20 @@ def test_what_an_image_lacks_is_named_with_what_it_has(taken: Taken, words: tupl
 
 
 def test_people_are_told_numbers_with_names() -> None:
-    assert Taken(("2", "DAPI", "3")).titled(("GFP", "DAPI")).words == "channels 2 (GFP), DAPI, 3"
-    assert Taken(("2",)).titled(()).words == "channel 2"
+    assert Taken(("2", "DAPI", "3"), names=("GFP", "DAPI")).titled.words == "channels 2 (GFP), DAPI, 3"
+    assert Taken(("2",), names=("",)).titled.words == Taken(("2",)).titled.words == "channel 2"
+
+
+def test_channels_are_taken_by_what_they_were_called_before_by_their_numbers() -> None:
+    taken = Taken(("2",), names=("RFP",))
+    np.testing.assert_array_equal(taken.of(STACK, "a.tif").pixels, PIXELS[2])
+    unnamed = Image(PIXELS, "CZYX")
+    np.testing.assert_array_equal(taken.of(unnamed, "a.tif").pixels, PIXELS[1])
+    np.testing.assert_array_equal(Taken(("2",), names=("CFP",)).of(STACK, "a.tif").pixels, PIXELS[1])
 
 
 def test_requests_say_the_same() -> None:
-    for taken in (Taken(), Taken(("DAPI", "2"), (2, 3), (1, 1))):
+    for taken in (Taken(), Taken(("DAPI", "2"), (2, 3), (1, 1), ("DAPI", "GFP"))):
         assert Taken.of_message(taken.message, "taken") == taken
 
 

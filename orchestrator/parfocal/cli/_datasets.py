@@ -378,7 +378,7 @@ def show(name: str) -> None:
             "Size": megabytes(sum(entry.size for entry in manifest.files)),
             "Created": local_time(manifest.created_at),
             "Description": manifest.description,
-            "Taken of each file": part_of_options(manifest.part).words_with(manifest.part_channels),
+            "Taken of each file": part_of_options(manifest.part, manifest.part_channels).words,
             "Licence": manifest.licence,
             "Place": uri,
         }

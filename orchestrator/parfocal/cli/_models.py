@@ -89,7 +89,7 @@ def show(name: str) -> None:
             "Model": f"{manifest.model}:{manifest.version}",
             "Method": manifest.method,
             "Dataset": _dataset(summary),
-            "Taken of each file": part_of_options(part).words_with(manifest.part_channels),
+            "Taken of each file": part_of_options(part, manifest.part_channels).words,
             "Started from": manifest.parent,
             "Axes": manifest.axes,
             "Imported from": manifest.origin,

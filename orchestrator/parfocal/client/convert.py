@@ -47,6 +47,8 @@ class Part:
         Name of the labels of OME-Zarr images that are the targets; "": targets lie in a folder of their own.
     if_there
         It was chosen for other images; see `part_of_image`.
+    names
+        What the channels were called there, see `Taken`.
     """
 
     scene: str = ""
@@ -57,10 +59,11 @@ class Part:
     test_wells: tuple[str, ...] = ()
     labels: str = ""
     if_there: bool = False
+    names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is chosen."""
-        return self != Part()
+        return self != Part(names=self.names)
 
     @property
     def of_images(self) -> bool:
@@ -76,7 +79,7 @@ class Part:
     @property
     def taken(self) -> Taken:
         """What is taken of each image, whatever file it comes from."""
-        return Taken(self.channels, self.planes, self.frames)
+        return Taken(self.channels, self.planes, self.frames, self.names)
 
     @property
     def options(self) -> str:
@@ -91,14 +94,10 @@ class Part:
 
     @property
     def words(self) -> str:
-        """The choice as people say it: "channel DAPI; planes 3 to 9"."""
-        return self.words_with(())
-
-    def words_with(self, names: Sequence[str]) -> str:
-        """Return the same with the names of the channels that are taken: "channel 2 (DAPI); planes 3 to 9"."""
+        """The choice as people say it: "channel 2 (DAPI); planes 3 to 9"."""
         found = {
             "image": (self.scene,),
-            "": (self.taken.titled(names).words,),
+            "": (self.taken.titled.words,),
             "wells": self.wells,
             "test wells": self.test_wells,
             "labels": (self.labels,),
@@ -113,9 +112,9 @@ def _as_options(values: Iterable[tuple[str, str]]) -> str:
     return " ".join(f"--{name} {shlex.quote(value)}" for name, value in values if value)
 
 
-def part_of_options(options: str) -> Part:
-    """Return the choice that `Part.options` says."""
-    part = WHOLE
+def part_of_options(options: str, names: tuple[str, ...] = ()) -> Part:
+    """Return the choice that `Part.options` says, of channels that are called `names`."""
+    part = replace(WHOLE, names=names)
     words = shlex.split(options)
     for option, value in zip(words[::2], words[1::2], strict=True):
         match option:
@@ -136,7 +135,7 @@ def part_of_options(options: str) -> Part:
     return part
 
 
-def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
+def taken_again(options: str, paths: Sequence[Path], axes: str = "", names: tuple[str, ...] = ()) -> tuple[Part, str]:
     """Return what was taken of the images of a dataset, for images that are predicted, and what that is in words.
 
     Parameters
@@ -147,9 +146,11 @@ def taken_again(options: str, paths: Sequence[Path], axes: str = "") -> tuple[Pa
         The images. Where none of them has what was chosen, they are taken whole and there are no words.
     axes
         As for `convert`.
+    names
+        What the channels were called that were taken.
     """
     # Wells and labels are those of plates that became the dataset.
-    part = replace(part_of_options(options), wells=(), test_wells=(), labels="", if_there=True)
+    part = replace(part_of_options(options, names), wells=(), test_wells=(), labels="", if_there=True)
     for path in paths if part.of_images else ():
         try:
             own = part_of_image(path, part, axes)

@@ -51,7 +51,7 @@ from parfocal.runtime.images.files import (
 )
 from parfocal.runtime.images.needs import ImageNeeds
 from parfocal.runtime.images.scratch import Scratch
-from parfocal.runtime.images.taken import Taken
+from parfocal.runtime.images.taken import EVERYTHING, Taken
 from parfocal.runtime.store.manifests import DatasetManifest, ModelManifest, ResultManifest
 
 
@@ -151,7 +151,7 @@ def part_of_training(client: Client, model: ModelManifest) -> str:
 
 def part_words(client: Client, model: ModelManifest) -> str:
     """Return what was taken of the files that a model was trained on, as people say it; "" where it was all."""
-    return part_of_options(part_of_training(client, model)).words_with(model.part_channels)
+    return part_of_options(part_of_training(client, model), model.part_channels).words
 
 
 def taken_in_batches(client: Client, model: ModelManifest) -> Taken:
@@ -164,7 +164,8 @@ def taken_in_batches(client: Client, model: ModelManifest) -> Taken:
     UnavailableError
         The catalogue does not answer.
     """
-    return Taken(part_of_options(part_of_training(client, model)).channels)
+    channels = part_of_options(part_of_training(client, model)).channels
+    return Taken(channels, names=model.part_channels) if channels else EVERYTHING
 
 
 def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path], axes: str = "") -> tuple[Part, str]:
@@ -182,7 +183,7 @@ def taken_in_training(client: Client, model: ModelManifest, paths: Sequence[Path
         What somebody says that their axes are; "" if the files say it.
     """
     options = part_of_training(client, model)
-    return taken_again(options, paths, axes) if options else (WHOLE, "")
+    return taken_again(options, paths, axes, model.part_channels) if options else (WHOLE, "")
 
 
 def unsuitable_inputs(

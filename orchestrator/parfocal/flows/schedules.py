@@ -311,8 +311,8 @@ def taken_of(parameters: Mapping[str, Any]) -> Taken:
     InvalidInputError
         Planes or frames are no range.
     """
-    spans = (parse_range(str(parameters.get(name) or "").strip(), name) for name in ("planes", "frames"))
-    return Taken(tuple(parameters.get("channels") or ()), *spans)
+    planes, frames = (parse_range(str(parameters.get(name) or "").strip(), name) for name in ("planes", "frames"))
+    return Taken(tuple(parameters.get("channels") or ()), planes, frames)
 
 
 def taken_words(client: Client, model_uri: str, taken: Taken) -> str:
@@ -335,8 +335,8 @@ def taken_words(client: Client, model_uri: str, taken: Taken) -> str:
     if taken:
         return taken.words
     model = read_manifest(client, model_uri, ModelManifest)
-    trained = taken_in_batches(client, model).titled(model.part_channels)
-    return f"{trained.words}, as for the training" if trained else ""
+    trained = taken_in_batches(client, model)
+    return f"{trained.titled.words}, as for the training" if trained else ""
 
 
 def models_of(parameters: Mapping[str, Any]) -> list[str]:

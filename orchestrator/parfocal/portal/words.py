@@ -273,7 +273,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "address": address,
     "paths": paths,
     "count": count,
-    "part_words": lambda manifest: part_of_options(manifest.part).words_with(manifest.part_channels),
+    "part_words": lambda manifest: part_of_options(manifest.part, manifest.part_channels).words,
 }
 GLOBALS: Final[Mapping[str, Any]] = {
     "FINAL_STATES": FINAL_STATES,

@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16parfocal/v1/spec.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xd7\x01\n\x0cTrainingSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11initial_model_uri\x18\x05 \x01(\t\x12-\n\x0finitial_weights\x18\x06 \x01(\x0e\x32\x14.parfocal.v1.Weights\x12\x1c\n\x14initial_weights_name\x18\x07 \x01(\t\"\xe3\x01\n\x0ePredictionSpec\x12\x11\n\tmodel_uri\x18\x01 \x01(\t\x12\x11\n\tinput_uri\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06inputs\x18\x05 \x03(\t\x12)\n\x04part\x18\x06 \x01(\x0b\x32\x1b.parfocal.v1.PredictionPart\x12\x11\n\tpart_uris\x18\x07 \x03(\t\x12!\n\x05taken\x18\x08 \x01(\x0b\x32\x12.parfocal.v1.Taken\"_\n\x05Taken\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12!\n\x06planes\x18\x02 \x01(\x0b\x32\x11.parfocal.v1.Span\x12!\n\x06\x66rames\x18\x03 \x01(\x0b\x32\x11.parfocal.v1.Span\"#\n\x04Span\x12\r\n\x05\x66irst\x18\x01 \x01(\x05\x12\x0c\n\x04last\x18\x02 \x01(\x05\"/\n\x0ePredictionPart\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\x9c\x01\n\x0e\x45valuationSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x16\n\x0eprediction_uri\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x11\n\tmodel_uri\x18\x05 \x01(\t\x12+\n\nparameters\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"{\n\x0e\x43omparisonSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x17\n\x0f\x65valuation_uris\x18\x02 \x03(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"a\n\x0e\x44\x65rivationSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ninput_uris\x18\x02 \x03(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct*F\n\x07Weights\x12\x17\n\x13WEIGHTS_UNSPECIFIED\x10\x00\x12\x10\n\x0cWEIGHTS_BEST\x10\x01\x12\x10\n\x0cWEIGHTS_LAST\x10\x02\x42\x1e\n\x0forg.parfocal.v1B\tSpecProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16parfocal/v1/spec.proto\x12\x0bparfocal.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xd7\x01\n\x0cTrainingSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11initial_model_uri\x18\x05 \x01(\t\x12-\n\x0finitial_weights\x18\x06 \x01(\x0e\x32\x14.parfocal.v1.Weights\x12\x1c\n\x14initial_weights_name\x18\x07 \x01(\t\"\xe3\x01\n\x0ePredictionSpec\x12\x11\n\tmodel_uri\x18\x01 \x01(\t\x12\x11\n\tinput_uri\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06inputs\x18\x05 \x03(\t\x12)\n\x04part\x18\x06 \x01(\x0b\x32\x1b.parfocal.v1.PredictionPart\x12\x11\n\tpart_uris\x18\x07 \x03(\t\x12!\n\x05taken\x18\x08 \x01(\x0b\x32\x12.parfocal.v1.Taken\"n\n\x05Taken\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t\x12!\n\x06planes\x18\x02 \x01(\x0b\x32\x11.parfocal.v1.Span\x12!\n\x06\x66rames\x18\x03 \x01(\x0b\x32\x11.parfocal.v1.Span\x12\r\n\x05names\x18\x04 \x03(\t\"#\n\x04Span\x12\r\n\x05\x66irst\x18\x01 \x01(\x05\x12\x0c\n\x04last\x18\x02 \x01(\x05\"/\n\x0ePredictionPart\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"\x9c\x01\n\x0e\x45valuationSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x16\n\x0eprediction_uri\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x11\n\tmodel_uri\x18\x05 \x01(\t\x12+\n\nparameters\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"{\n\x0e\x43omparisonSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x17\n\x0f\x65valuation_uris\x18\x02 \x03(\t\x12\x13\n\x0b\x64\x61taset_uri\x18\x03 \x01(\t\x12+\n\nparameters\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"a\n\x0e\x44\x65rivationSpec\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ninput_uris\x18\x02 \x03(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct*F\n\x07Weights\x12\x17\n\x13WEIGHTS_UNSPECIFIED\x10\x00\x12\x10\n\x0cWEIGHTS_BEST\x10\x01\x12\x10\n\x0cWEIGHTS_LAST\x10\x02\x42\x1e\n\x0forg.parfocal.v1B\tSpecProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -23,22 +23,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parfocal.v1.spec_pb2', _glo
 if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['DESCRIPTOR']._options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017org.parfocal.v1B\tSpecProtoP\001'
-  _globals['_WEIGHTS']._serialized_start=1083
-  _globals['_WEIGHTS']._serialized_end=1153
+  _globals['_WEIGHTS']._serialized_start=1098
+  _globals['_WEIGHTS']._serialized_end=1168
   _globals['_TRAININGSPEC']._serialized_start=70
   _globals['_TRAININGSPEC']._serialized_end=285
   _globals['_PREDICTIONSPEC']._serialized_start=288
   _globals['_PREDICTIONSPEC']._serialized_end=515
   _globals['_TAKEN']._serialized_start=517
-  _globals['_TAKEN']._serialized_end=612
-  _globals['_SPAN']._serialized_start=614
-  _globals['_SPAN']._serialized_end=649
-  _globals['_PREDICTIONPART']._serialized_start=651
-  _globals['_PREDICTIONPART']._serialized_end=698
-  _globals['_EVALUATIONSPEC']._serialized_start=701
-  _globals['_EVALUATIONSPEC']._serialized_end=857
-  _globals['_COMPARISONSPEC']._serialized_start=859
-  _globals['_COMPARISONSPEC']._serialized_end=982
-  _globals['_DERIVATIONSPEC']._serialized_start=984
-  _globals['_DERIVATIONSPEC']._serialized_end=1081
+  _globals['_TAKEN']._serialized_end=627
+  _globals['_SPAN']._serialized_start=629
+  _globals['_SPAN']._serialized_end=664
+  _globals['_PREDICTIONPART']._serialized_start=666
+  _globals['_PREDICTIONPART']._serialized_end=713
+  _globals['_EVALUATIONSPEC']._serialized_start=716
+  _globals['_EVALUATIONSPEC']._serialized_end=872
+  _globals['_COMPARISONSPEC']._serialized_start=874
+  _globals['_COMPARISONSPEC']._serialized_end=997
+  _globals['_DERIVATIONSPEC']._serialized_start=999
+  _globals['_DERIVATIONSPEC']._serialized_end=1096
 # @@protoc_insertion_point(module_scope)

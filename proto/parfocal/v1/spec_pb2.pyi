@@ -157,6 +157,7 @@ class Taken(google.protobuf.message.Message):
     CHANNELS_FIELD_NUMBER: builtins.int
     PLANES_FIELD_NUMBER: builtins.int
     FRAMES_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
     @property
     def channels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of channels, or their numbers from 1, in the order in which they are taken; empty: all."""
@@ -169,15 +170,22 @@ class Taken(google.protobuf.message.Message):
     def frames(self) -> global___Span:
         """Frames along T; unset: all."""
 
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the channels were called where this was chosen, in their order; empty where that is unknown. An image that has
+        a channel of such a name is taken by it, whatever number it has there.
+        """
+
     def __init__(
         self,
         *,
         channels: collections.abc.Iterable[builtins.str] | None = ...,
         planes: global___Span | None = ...,
         frames: global___Span | None = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["frames", b"frames", "planes", b"planes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["channels", b"channels", "frames", b"frames", "planes", b"planes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["channels", b"channels", "frames", b"frames", "names", b"names", "planes", b"planes"]) -> None: ...
 
 global___Taken = Taken
 

@@ -27,15 +27,19 @@ class Taken:
         Names of channels, or their numbers from 1, in the order in which they are taken; empty: all.
     planes, frames
         First and last along Z and T, counted from 1; None: all.
+    names
+        What the channels were called in the images for which they were chosen, in their order; "", or fewer, where that
+        is unknown. An image that has a channel of such a name is taken by it, whatever its number is there.
     """
 
     channels: tuple[str, ...] = ()
     planes: tuple[int, int] | None = None
     frames: tuple[int, int] | None = None
+    names: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether anything is chosen."""
-        return self != Taken()
+        return bool(self.channels or self.planes or self.frames)
 
     @classmethod
     def of_message(cls, message: v1.Taken, field: str) -> Taken:
@@ -55,12 +59,12 @@ class Taken:
         if not all(channel.strip() for channel in message.channels):
             text = "A channel has no name. Give its name, or its number from 1."
             raise InvalidInputError(text, [Violation(f"{field}.channels", text)])
-        return cls(tuple(message.channels), planes, frames)
+        return cls(tuple(message.channels), planes, frames, tuple(message.names))
 
     @property
     def message(self) -> v1.Taken:
         """The choice in the words of the contract."""
-        message = v1.Taken(channels=self.channels)
+        message = v1.Taken(channels=self.channels, names=self.names)
         for span, place in ((self.planes, message.planes), (self.frames, message.frames)):
             if span is not None:
                 place.first, place.last = span
@@ -77,13 +81,12 @@ class Taken:
         found = [f"channel{'s' * (len(self.channels) > 1)} {', '.join(self.channels)}"] if self.channels else []
         return "; ".join([*found, *(f"{_TITLES[axis]} {first} to {last}" for axis, (first, last) in self._spans())])
 
-    def titled(self, names: Sequence[str]) -> Taken:
-        """Return the same with the names of its channels beside their numbers, for people; "" is no name."""
-        known = (*names, *("" for _ in self.channels))
-        pairs = zip(self.channels, known, strict=False)
-        return replace(
-            self, channels=tuple(f"{each} ({name})" if name not in {"", each} else each for each, name in pairs)
-        )
+    @property
+    def titled(self) -> Taken:
+        """The same with the names of its channels beside their numbers, for people."""
+        pairs = self._named()
+        said = tuple(f"{each} ({name})" if name not in {"", each} else each for each, name in pairs)
+        return replace(self, channels=said)
 
     def where_there(self, axes: str) -> Taken:
         """Return the same without what needs channels, planes or frames that an image of these axes does not have."""
@@ -112,7 +115,8 @@ class Taken:
         lengths = dict(zip(axes, shape, strict=True))
         found: dict[str, Sequence[int]] = {}
         if self.channels:
-            found["C"] = [_channel(names, lengths.get("C", 1), each) for each in self.channels]
+            wanted = [name if name and name in names else each for each, name in self._named()]
+            found["C"] = [_channel(names, lengths.get("C", 1), each) for each in wanted]
         for axis, (first, last) in self._spans():
             title, length = _TITLES[axis], lengths.get(axis, 1)
             if last > length:
@@ -165,7 +169,12 @@ class Taken:
     def named(self, numbers: Mapping[str, Sequence[int]], names: Sequence[str]) -> Taken:
         """Return the same with the names of channels, as far as they have some; `numbers` are those of the choice."""
         known = dict(enumerate(names))
-        return replace(self, channels=tuple(known.get(at) or str(at + 1) for at in numbers.get("C", ())))
+        return replace(self, channels=tuple(known.get(at) or str(at + 1) for at in numbers.get("C", ())), names=())
+
+    def _named(self) -> list[tuple[str, str]]:
+        """Return the channels with what they were called; "" where that is unknown."""
+        unknown = [""] * len(self.channels)
+        return list(zip(self.channels, [*self.names, *unknown], strict=False))
 
     def _chosen(self) -> Iterator[tuple[str, str]]:
         """Yield the names of options with their values."""
