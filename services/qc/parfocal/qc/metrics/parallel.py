@@ -14,6 +14,11 @@ Result = TypeVar("Result")
 
 _LARGE: Final = 2**25
 
+HELD_PIXELS: Final = 2**24
+"""How many pixels of a stack are gone through together, where its planes are small."""
+HELD_PLANES: Final = 5
+"""How many planes are, where they are large: two in threads, and as much as three is kept of those before."""
+
 
 def default_workers() -> int:
     """Return the number of processors this process may use."""
@@ -25,6 +30,15 @@ def default_workers() -> int:
 def workers_for(shapes: Iterable[tuple[int, ...]]) -> int:
     """Return the number of threads for images of these shapes: one if any is so large that memory is what is scarce."""
     return 1 if max(map(math.prod, shapes), default=0) > _LARGE else default_workers()
+
+
+def workers_for_planes(stack: tuple[int, ...]) -> int:
+    """Return the number of threads for the planes of a stack (Z, Y, X): fewer for large ones, to bound the memory.
+
+    As many pixels are gone through together as the two constants above say.
+    """
+    pixels = max(1, math.prod(stack[1:]))
+    return min(default_workers(), max(2, HELD_PIXELS // pixels - (HELD_PLANES - 2)))
 
 
 def map_bounded(

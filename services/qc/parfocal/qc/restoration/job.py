@@ -30,6 +30,7 @@ from parfocal.qc.metrics.baselines.linear import LinearPredictor, fit_linear_pre
 from parfocal.qc.metrics.images.fit import with_range
 from parfocal.qc.metrics.images.foreground import FOREGROUND_METHOD
 from parfocal.qc.metrics.images.restoration import maps_within
+from parfocal.qc.metrics.parallel import HELD_PIXELS, HELD_PLANES
 from parfocal.qc.restoration.background import background_shift
 from parfocal.qc.restoration.examples import EXAMPLE_PIXELS, Example, examples_figure
 from parfocal.qc.restoration.figure import Whole, restoration_figure
@@ -76,7 +77,7 @@ class RestorationJudge(Judge[RestorationParameters | TranslationParameters, Item
     shown = SHOWN
     headline = ("psnr", "ssim", "nrmse", "ssim_inside")
     pixel_bytes = 90
-    held = Held(pixels=2**24, planes=3)
+    held = Held(pixels=HELD_PIXELS, planes=HELD_PLANES)
     kinds: ClassVar[tuple[Kind, ...]] = KINDS
     definition = DEFINITION
 

@@ -42,7 +42,7 @@ from parfocal.qc.metrics.images.fit import (
     with_range,
 )
 from parfocal.qc.metrics.images.multiscale import MultiscaleMeans
-from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.metrics.parallel import map_bounded, workers_for_planes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images.correlation import dot
 from parfocal.runtime.images.scratch import IN_MEMORY, Scratch, release
@@ -250,7 +250,7 @@ def score_stack(
     name
         Name of the stack, put before the text of an error.
     workers
-        Threads, each for one slice at a time; by default one for each processor.
+        Threads, each for one slice at a time; by default one for each processor, fewer for large slices.
     scratch
         Where the maps lie; the images need not be in memory either.
 
@@ -290,7 +290,8 @@ def score_stack(
                 release(array)
         return score
 
-    scores = tuple(map_bounded(score, range(len(image)), workers))
+    threads = workers_for_planes(target.shape) if workers is None else workers
+    scores = tuple(map_bounded(score, range(len(image)), threads))
     if all(score is None for score in scores):
         raise InvalidInputError(f"{label}: the target is constant in every slice; leave it out of the test set.")
     return scores, maps

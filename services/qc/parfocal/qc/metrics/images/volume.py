@@ -30,7 +30,7 @@ import numpy.typing as npt
 from parfocal.qc.metrics._arrays import Float32, Float64, check_pair, check_values, naming
 from parfocal.qc.metrics.images.fit import AffineFit, failure_of, psnr_of, target_range
 from parfocal.qc.metrics.images.foreground import PartOfPixels, RegionScore, snr_of
-from parfocal.qc.metrics.parallel import map_bounded
+from parfocal.qc.metrics.parallel import map_bounded, workers_for_planes
 from parfocal.runtime.errors import InvalidInputError
 from parfocal.runtime.images._window_moments import (
     BAND_PIXELS,
@@ -87,7 +87,7 @@ def score_volume(
     name
         Name of the stack, for the error message.
     workers
-        Threads, each for one plane at a time; by default one for each processor.
+        Threads, each for one plane at a time; by default one for each processor, fewer for large planes.
 
     Raises
     ------
@@ -111,7 +111,8 @@ def score_volume(
     ring: deque[_Moments] = deque(maxlen=SSIM_WINDOW)
     with_ssim = len(image) >= SSIM_WINDOW
     of_plane = partial(_of_plane, prepare, with_ssim, mask)
-    for index, (error, plane_moments) in enumerate(map_bounded(of_plane, range(len(image)), workers)):
+    threads = workers_for_planes(target.shape) if workers is None else workers
+    for index, (error, plane_moments) in enumerate(map_bounded(of_plane, range(len(image)), threads)):
         errors += error
         if plane_moments is not None:
             ring.append(plane_moments)
