@@ -15,7 +15,7 @@ import grpc
 import psutil
 import pytest
 from image_service import Service, image, requests_for
-from support import ROOT, ServiceProcess, publish_dataset, wait_for
+from support import ROOT, ServiceProcess, publish_dataset, search_path, wait_for
 
 from parfocal import v1
 from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, Program, can_fork
@@ -145,6 +145,28 @@ def test_each_worker_draws_its_own_numbers_and_none_repeats_what_was_printed_bef
     server.end()
     wait_for(server.ended, 30, "the end of the fork server")
     assert said[0] != said[1]
+
+
+def test_what_the_first_training_loads_is_there_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "_dynamo.py").touch()
+    (tmp_path / "looks.py").write_text(
+        "import os, sys, torch\ndef run(arguments):\n    os._exit(40 + ('torch._dynamo' in sys.modules))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", search_path(tmp_path, ROOT / "tests"))
+    server = ForkServer("fake", ["looks"], tmp_path / "fork.log")
+
+    def code(output: int) -> int:
+        fork = server.fork(Program("looks", (), (output,) * 3))
+        return int(wait_for(fork.poll, 60, "the end of a worker"))
+
+    with (tmp_path / "output").open("w") as output:
+        # The first one is asked for while the server still loads the methods.
+        assert code(output.fileno()) == 40
+        wait_for(lambda: code(output.fileno()) == 41, 30, "a worker that has it")
+    server.end()
+    wait_for(server.ended, 30, "the end of the fork server")
 
 
 def test_it_is_not_waited_for_while_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -27,6 +28,9 @@ from typing import Final, NoReturn
 
 from parfocal.runtime.jobs.exits import SERVICE_GONE
 
+# By library, what it loads with the first step of a training. The first worker is not kept waiting for it, but the next
+# has it: optimisers of PyTorch load its compiler, more than a second's work, although nothing is compiled here.
+_LATER: Final = {"torch": "torch._dynamo"}
 _MOST_BYTES = 8192
 _MOST_FILES = 8
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -229,6 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     line = socket.socket(fileno=options.line)
     _load(options.module, [name for name in options.programs.split(",") if name])
+    later = [name for library, name in _LATER.items() if library in sys.modules]
     # What was printed meanwhile is not for the log of each worker.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -236,6 +241,10 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     while True:
+        if later and not select.select([line], [], [], 0)[0]:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(later.pop())
+            gc.freeze()
         request, files, _, _ = socket.recv_fds(line, _MOST_BYTES, _MOST_FILES)
         if not request:
             return
