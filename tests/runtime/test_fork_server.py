@@ -6,6 +6,7 @@ Service, store, workers and device are real.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,6 +146,40 @@ def test_each_worker_draws_its_own_numbers_and_none_repeats_what_was_printed_bef
     server.end()
     wait_for(server.ended, 30, "the end of the fork server")
     assert said[0] != said[1]
+
+
+DRAWS = """
+import os
+from matplotlib.figure import Figure
+
+def run(arguments):
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 2, 3], [0.02, 3, 400], label="\u03bb")
+    axes.set_yscale("log")
+    axes.set_title("loss", fontweight="bold")
+    axes.legend()
+    figure.savefig(arguments[0])
+    if len(arguments) == 1:
+        os._exit(0)
+"""
+
+
+def test_forks_draw_what_a_process_of_its_own_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fonts are read in the fork server already, and two forks draw at a time."""
+    (tmp_path / "draws_figures.py").write_text(DRAWS)
+    monkeypatch.setenv("PYTHONPATH", search_path(tmp_path, ROOT / "tests"))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("draws_figures").run([str(tmp_path / "own.png"), "stay"])
+    server = ForkServer("fake", ["draws_figures"], tmp_path / "fork.log")
+    names = [str(tmp_path / f"{number}.png") for number in range(2)]
+    with (tmp_path / "output").open("w") as output:
+        forks = [server.fork(Program("draws_figures", [name], (output.fileno(),) * 3)) for name in names]
+        wait_for(lambda: all(fork.poll() is not None for fork in forks), 60, "the end of the workers")
+    server.end()
+    wait_for(server.ended, 30, "the end of the fork server")
+    for name in names:
+        assert Path(name).read_bytes() == (tmp_path / "own.png").read_bytes(), (tmp_path / "output").read_text()
 
 
 def test_what_the_first_training_loads_is_there_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,8 +258,9 @@ def main() -> None:
 
 
 def _load(module: str, programs: Sequence[str]) -> None:
-    """Import what the workers of a service import."""
-    for program in programs:
+    """Import what the workers of a service import, and prepare drawing if they draw."""
+    # Whoever opens the store imports it.
+    for program in (*programs, "minio"):
         importlib.import_module(program)
     from parfocal.runtime.methods.service import load_object, load_service, load_with_framework
 
@@ -271,6 +272,8 @@ def _load(module: str, programs: Sequence[str]) -> None:
             load_with_framework(method.implementation)
             # Every training imports it at its end, and with it a library for figures.
             importlib.import_module("parfocal.runtime.training.report")
+    if "parfocal.runtime.report.pdf" in sys.modules:
+        load_object("parfocal.runtime.report.preload:preload")()
 
 
 def _fork(line: socket.socket, command: list[str], files: list[int]) -> int:
