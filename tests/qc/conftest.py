@@ -23,9 +23,9 @@ RunJob = Callable[[v1.StartJobRequest], v1.Job]
 
 
 @pytest.fixture(scope="module")
-def jobs(start_service: Any) -> Iterator[v1.JobServiceStub]:
+def jobs(share_service: Any) -> Iterator[v1.JobServiceStub]:
     """The jobs of a running QC service."""
-    with grpc.insecure_channel(start_service("qc").address) as channel:
+    with grpc.insecure_channel(share_service("qc").address) as channel:
         yield v1.JobServiceStub(channel)
 
 
