@@ -9,11 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from support import ROOT, publish_dataset, publish_images, wait_for
+from support import ROOT, publish_dataset, publish_images
 
 from parfocal import v1
 from parfocal.runtime.images.files import Image, read_image, write_image
-from parfocal.runtime.jobs.records import FINAL_STATES
 from parfocal.runtime.methods.service import values_struct
 
 # Some tests score the simulated images of the demo, which is not installed in the environment of a service.
@@ -34,9 +33,10 @@ def run_job(jobs: v1.JobServiceStub) -> RunJob:
     """Start a job at the QC service and return it when it has ended, however it ended."""
 
     def run(request: v1.StartJobRequest) -> v1.Job:
-        get = v1.GetJobRequest(job_id=jobs.StartJob(request).job.id)
-        wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the end of the job")
-        return jobs.GetJob(get).job
+        job = jobs.StartJob(request).job
+        for _ in jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=120):
+            pass
+        return jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
 
     return run
 
