@@ -2,9 +2,9 @@
 
 `python -m parfocal.runtime.jobs.fork_server MODULE --programs A,B --line N` imports the programs of workers, and the
 methods of the service in MODULE with their framework, which takes seconds. Then it forks a worker for each request that
-comes through the socket N. It computes nothing itself: it has no thread, no device and no connection that a fork could
-inherit. Workers become children of the service (a "subreaper"), which therefore learns how they end, and outlive the
-fork server.
+comes through the socket N. It computes nothing itself but one small figure, so that fonts are found and read: it has no
+thread, no device and no connection that a fork could inherit. Workers become children of the service (a "subreaper"),
+which therefore learns how they end, and outlive the fork server.
 """
 
 from __future__ import annotations
