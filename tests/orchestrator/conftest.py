@@ -13,9 +13,9 @@ from parfocal.demo.simulate import write_dataset
 
 
 @pytest.fixture(scope="module")
-def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
+def services(share_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
     """The services that commands speak to; a module that needs others says so with a fixture of this name."""
-    return {name: start_service(name) for name in ("fake", "qc")}
+    return {name: share_service(name) for name in ("fake", "qc")}
 
 
 @pytest.fixture
@@ -65,12 +65,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def versions() -> list[str]:
+    """The dataset versions of the images that a module has."""
+    return []
+
+
 @pytest.fixture
-def dataset(run: Callable[..., Ended], images: Path) -> str:
-    """The images as a dataset version, NAME:VERSION."""
-    result = run("dataset", "create", "spots", images, "--json")
-    assert result.code == 0, result.err
-    return f"spots:{result.json['version']}"
+def dataset(run: Callable[..., Ended], images: Path, versions: list[str]) -> str:
+    """The images as a dataset version, NAME:VERSION; the tests of a module share one, as nothing changes it."""
+    if not versions:
+        result = run("dataset", "create", "spots", images, "--json")
+        assert result.code == 0, result.err
+        versions.append(f"spots:{result.json['version']}")
+    return versions[0]
 
 
 @pytest.fixture

@@ -19,8 +19,14 @@ from parfocal.runtime.store.store import Store
 
 
 @pytest.fixture(scope="module")
-def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
-    return {"fake": start_service("fake")}
+def services(share_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
+    return {"fake": share_service("fake")}
+
+
+@pytest.fixture
+def versions() -> list[str]:
+    """No version to share: the tests delete theirs."""
+    return []
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,10 @@ model.keras_model.save_weights(str(model.logdir / "weights_best.h5"))
 
 
 @pytest.fixture(scope="module")
-def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
-    return {name: start_service(name) for name in ("fake", "stardist")}
+def services(
+    start_service: Callable[..., ServiceProcess], share_service: Callable[..., ServiceProcess]
+) -> dict[str, ServiceProcess]:
+    return {"fake": share_service("fake"), "stardist": start_service("stardist")}
 
 
 @pytest.fixture(scope="module")

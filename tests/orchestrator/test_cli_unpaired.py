@@ -22,9 +22,11 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
+def services(
+    start_service: Callable[..., ServiceProcess], share_service: Callable[..., ServiceProcess]
+) -> dict[str, ServiceProcess]:
     """CycleGAN and quality control."""
-    return {name: start_service(name) for name in ("gan", "qc")}
+    return {"gan": start_service("gan"), "qc": share_service("qc")}
 
 
 @pytest.fixture(scope="module")

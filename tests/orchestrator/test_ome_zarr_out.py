@@ -188,8 +188,8 @@ def test_without_pyarrow_its_absence_is_said_first(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def services(start_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
-    return {"fake": start_service("fake")}
+def services(share_service: Callable[..., ServiceProcess]) -> dict[str, ServiceProcess]:
+    return {"fake": share_service("fake")}
 
 
 def test_from_zarr_to_zarr_by_command(run: Callable[..., Ended], images: Path, tmp_path: Path) -> None:

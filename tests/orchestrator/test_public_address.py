@@ -57,8 +57,8 @@ class Proxy(grpc.GenericRpcHandler):
 
 
 @pytest.fixture(scope="module")
-def proxy(s3: S3Server, start_service: Callable[..., ServiceProcess]) -> Iterator[Proxy]:
-    proxy = Proxy({"fake": start_service("fake").address, "qc": start_service("qc").address, "catalog": s3.catalog})
+def proxy(s3: S3Server, share_service: Callable[..., ServiceProcess]) -> Iterator[Proxy]:
+    proxy = Proxy({"fake": share_service("fake").address, "qc": share_service("qc").address, "catalog": s3.catalog})
     yield proxy
     proxy.stop()
 

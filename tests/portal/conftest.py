@@ -20,10 +20,10 @@ from parfocal.runtime.settings import Settings
 def settings(
     request: pytest.FixtureRequest,
     s3: S3Server,
-    start_service: Callable[..., ServiceProcess],
+    share_service: Callable[..., ServiceProcess],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Settings:
-    services = [start_service(name, preview_share="1") for name in getattr(request.module, "SERVICES", ("fake", "qc"))]
+    services = [share_service(name, preview_share="1") for name in getattr(request.module, "SERVICES", ("fake", "qc"))]
     return s3.client_settings.model_copy(
         update={
             "services": ",".join(service.address for service in services),

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from support import ROOT, publish_dataset, publish_images, wait_for
+from support import ROOT, publish_dataset, publish_images
 
 from parfocal import v1
 from parfocal.qc import SERVICE
@@ -19,7 +19,7 @@ from parfocal.runtime.images.files import Image, read_image, write_image
 from parfocal.runtime.jobs.admission import admit
 from parfocal.runtime.jobs.attempt import run as run_attempt
 from parfocal.runtime.jobs.context import JobContext
-from parfocal.runtime.jobs.records import FINAL_STATES, JobStore, set_state
+from parfocal.runtime.jobs.records import JobStore, set_state
 from parfocal.runtime.methods.service import values_struct
 from parfocal.runtime.store.store import Store
 
@@ -32,9 +32,9 @@ OWN = replace(SERVICE, name="qc-by-hand")
 
 
 @pytest.fixture(scope="module")
-def jobs(start_service: Any) -> Iterator[v1.JobServiceStub]:
+def jobs(share_service: Any) -> Iterator[v1.JobServiceStub]:
     """The jobs of a running QC service."""
-    with grpc.insecure_channel(start_service("qc").address) as channel:
+    with grpc.insecure_channel(share_service("qc").address) as channel:
         yield v1.JobServiceStub(channel)
 
 
@@ -43,9 +43,10 @@ def run_job(jobs: v1.JobServiceStub) -> RunJob:
     """Start a job at the QC service and return it when it has ended, however it ended."""
 
     def run(request: v1.StartJobRequest) -> v1.Job:
-        get = v1.GetJobRequest(job_id=jobs.StartJob(request).job.id)
-        wait_for(lambda: jobs.GetJob(get).job.state in FINAL_STATES, 120, "the end of the job")
-        return jobs.GetJob(get).job
+        job = jobs.StartJob(request).job
+        for _ in jobs.WatchJob(v1.WatchJobRequest(job_id=job.id), timeout=120):
+            pass
+        return jobs.GetJob(v1.GetJobRequest(job_id=job.id)).job
 
     return run
 

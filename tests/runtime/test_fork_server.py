@@ -6,6 +6,7 @@ Service, store, workers and device are real.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import grpc
 import psutil
 import pytest
 from image_service import Service, image, requests_for
-from support import ROOT, ServiceProcess, publish_dataset, wait_for
+from support import ROOT, ServiceProcess, publish_dataset, search_path, wait_for
 
 from parfocal import v1
 from parfocal.runtime.jobs.fork_server import Fork, ForkServer, ForkServerGoneError, Program, can_fork
@@ -145,6 +146,62 @@ def test_each_worker_draws_its_own_numbers_and_none_repeats_what_was_printed_bef
     server.end()
     wait_for(server.ended, 30, "the end of the fork server")
     assert said[0] != said[1]
+
+
+DRAWS = """
+import os
+from matplotlib.figure import Figure
+
+def run(arguments):
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 2, 3], [0.02, 3, 400], label="\u03bb")
+    axes.set_yscale("log")
+    axes.set_title("loss", fontweight="bold")
+    axes.legend()
+    figure.savefig(arguments[0])
+    if len(arguments) == 1:
+        os._exit(0)
+"""
+
+
+def test_forks_draw_what_a_process_of_its_own_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fonts are read in the fork server already, and two forks draw at a time."""
+    (tmp_path / "draws_figures.py").write_text(DRAWS)
+    monkeypatch.setenv("PYTHONPATH", search_path(tmp_path, ROOT / "tests"))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("draws_figures").run([str(tmp_path / "own.png"), "stay"])
+    server = ForkServer("fake", ["draws_figures"], tmp_path / "fork.log")
+    names = [str(tmp_path / f"{number}.png") for number in range(2)]
+    with (tmp_path / "output").open("w") as output:
+        forks = [server.fork(Program("draws_figures", [name], (output.fileno(),) * 3)) for name in names]
+        wait_for(lambda: all(fork.poll() is not None for fork in forks), 60, "the end of the workers")
+    server.end()
+    wait_for(server.ended, 30, "the end of the fork server")
+    for name in names:
+        assert Path(name).read_bytes() == (tmp_path / "own.png").read_bytes(), (tmp_path / "output").read_text()
+
+
+def test_what_the_first_training_loads_is_there_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "_dynamo.py").touch()
+    (tmp_path / "looks.py").write_text(
+        "import os, sys, torch\ndef run(arguments):\n    os._exit(40 + ('torch._dynamo' in sys.modules))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", search_path(tmp_path, ROOT / "tests"))
+    server = ForkServer("fake", ["looks"], tmp_path / "fork.log")
+
+    def code(output: int) -> int:
+        fork = server.fork(Program("looks", (), (output,) * 3))
+        return int(wait_for(fork.poll, 60, "the end of a worker"))
+
+    with (tmp_path / "output").open("w") as output:
+        # The first one is asked for while the server still loads the methods.
+        assert code(output.fileno()) == 40
+        wait_for(lambda: code(output.fileno()) == 41, 30, "a worker that has it")
+    server.end()
+    wait_for(server.ended, 30, "the end of the fork server")
 
 
 def test_it_is_not_waited_for_while_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,9 @@
 
 `python -m parfocal.runtime.jobs.fork_server MODULE --programs A,B --line N` imports the programs of workers, and the
 methods of the service in MODULE with their framework, which takes seconds. Then it forks a worker for each request that
-comes through the socket N. It computes nothing itself: it has no thread, no device and no connection that a fork could
-inherit. Workers become children of the service (a "subreaper"), which therefore learns how they end, and outlive the
-fork server.
+comes through the socket N. It computes nothing itself but one small figure, so that fonts are found and read: it has no
+thread, no device and no connection that a fork could inherit. Workers become children of the service (a "subreaper"),
+which therefore learns how they end, and outlive the fork server.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -27,6 +28,9 @@ from typing import Final, NoReturn
 
 from parfocal.runtime.jobs.exits import SERVICE_GONE
 
+# By library, what it loads with the first step of a training. The first worker is not kept waiting for it, but the next
+# has it: optimisers of PyTorch load its compiler, more than a second's work, although nothing is compiled here.
+_LATER: Final = {"torch": "torch._dynamo"}
 _MOST_BYTES = 8192
 _MOST_FILES = 8
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -229,6 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     line = socket.socket(fileno=options.line)
     _load(options.module, [name for name in options.programs.split(",") if name])
+    later = [name for library, name in _LATER.items() if library in sys.modules]
     # What was printed meanwhile is not for the log of each worker.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -236,6 +241,10 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     while True:
+        if later and not select.select([line], [], [], 0)[0]:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(later.pop())
+            gc.freeze()
         request, files, _, _ = socket.recv_fds(line, _MOST_BYTES, _MOST_FILES)
         if not request:
             return
@@ -249,8 +258,9 @@ def main() -> None:
 
 
 def _load(module: str, programs: Sequence[str]) -> None:
-    """Import what the workers of a service import."""
-    for program in programs:
+    """Import what the workers of a service import, and prepare drawing if they draw."""
+    # Whoever opens the store imports it.
+    for program in (*programs, "minio"):
         importlib.import_module(program)
     from parfocal.runtime.methods.service import load_object, load_service, load_with_framework
 
@@ -262,6 +272,8 @@ def _load(module: str, programs: Sequence[str]) -> None:
             load_with_framework(method.implementation)
             # Every training imports it at its end, and with it a library for figures.
             importlib.import_module("parfocal.runtime.training.report")
+    if "parfocal.runtime.report.pdf" in sys.modules:
+        load_object("parfocal.runtime.report.preload:preload")()
 
 
 def _fork(line: socket.socket, command: list[str], files: list[int]) -> int:

@@ -61,7 +61,7 @@ _TONES: Final[dict[str, Color]] = {
 
 def write_pdf(report: Report, path: Path) -> None:
     """Write a report as A4 pages with the title in the document's properties and page numbers."""
-    _register_fonts()
+    register_fonts()
     document = SimpleDocTemplate(
         str(path),
         pagesize=A4,
@@ -197,7 +197,7 @@ def column_widths(table: Table) -> list[float]:
 
 def longest_text(texts: Iterable[str], *, bold: bool = False) -> float:
     """Return the width of the longest text in a table, in points."""
-    _register_fonts()
+    register_fonts()
     font = f"{FONT}-Bold" if bold else FONT
     return max((float(stringWidth(drawable(text), font, _TABLE_SIZE)) for text in texts), default=0.0)
 
@@ -242,7 +242,8 @@ def _style(
 
 
 @cache
-def _register_fonts() -> None:
+def register_fonts() -> None:
+    """Register the fonts of reports with ReportLab, once in a process."""
     # The fonts of Matplotlib: PDF's own have no Greek letters, and a report must look the same everywhere.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     for name in (FONT, f"{FONT}-Bold"):
