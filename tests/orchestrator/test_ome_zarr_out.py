@@ -239,7 +239,7 @@ def test_a_dataset_from_a_plate_by_command(run: Callable[..., Ended], tmp_path: 
     made = run("dataset", "create", "wells", tmp_path / "plate.zarr", "--test-well", "B*", "--json")
     assert made.code == 0, made.err
     assert (made.json["kind"], made.json["train"], made.json["test"]) == ("sources", 4, 2)
-    assert "--test-well 'B*'" in run("dataset", "show", "wells").out
+    assert "test wells B*" in run("dataset", "show", "wells").out
     shown = run("dataset", "show", "wells", "--json").json
     assert shown["part"] == "--test-well 'B*'"
     assert {image["stem"] for image in shown["images"] if image["split"] == "test"} == {"plate_B01_f0", "plate_B01_f1"}

@@ -36,14 +36,14 @@ def test_images_and_stacks_of_them_are_taken(
     ("needs", "axes", "shape", "channels", "cure"),
     [
         (PLANES, "YXS", (8, 9, 3), 1, "Convert"),
-        (PLANES, "CYX", (2, 8, 9), 1, "Convert"),
+        (PLANES, "CYX", (2, 8, 9), 1, "--channel 1"),
         (PLANES, "YX", (8, 9), 3, "trained on"),
         (PLANES, "CYX", (2, 8, 9), 3, "trained on"),
         (VOLUMES, "YX", (8, 9), 1, "along Z"),
         (VOLUMES, "TYX", (2, 8, 9), 1, "along Z"),
-        (VOLUMES, "CYX", (2, 8, 9), 1, "Convert"),
+        (VOLUMES, "CYX", (2, 8, 9), 1, "--channel 1"),
         (FRAMES, "YX", (8, 9), 1, "recording"),
-        (FRAMES, "TCYX", (4, 2, 8, 9), 1, "Convert"),
+        (FRAMES, "TCYX", (4, 2, 8, 9), 1, "--channel 1"),
     ],
 )
 def test_others_are_refused_with_a_cure(
