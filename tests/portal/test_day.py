@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from support import publish_model
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from support import publish_model, wait_for
 
 from parfocal import v1
 from parfocal.client import Client
@@ -148,6 +148,17 @@ def test_from_images_to_results_without_a_terminal(
         page.get_by_role("link", name="Download all").click()
     with zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())) as archive:
         assert {path.name for path in own} < {*archive.namelist()}
+
+
+def test_files_that_are_chosen_before_the_scripts_have_come_are_uploaded(page: Page, pairs_folder: Path) -> None:
+    held: list[Route] = []
+    page.route("**/static/portal.js", lambda route: held.append(route), times=1)
+    page.goto("data", wait_until="commit")
+    page.locator("#pick-folder").wait_for(state="attached")
+    page.set_input_files("#pick-folder", pairs_folder)
+    wait_for(lambda: page.wait_for_timeout(20) or held, 30, "the request for the script")
+    held[0].continue_()
+    page.wait_for_url(re.compile("/uploads/"))
 
 
 def test_every_page_passes_the_checks_of_accessibility_at_both_sizes_and_in_both_themes(

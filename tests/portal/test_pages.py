@@ -6,7 +6,9 @@ import hashlib
 import html
 import io
 import json
+import logging
 import re
+import socket
 import threading
 import time
 import zipfile
@@ -743,3 +745,21 @@ def read_events(text: str) -> list[tuple[int, str, dict[str, object]]]:
 def asked_for(client: Client) -> list[str]:
     """Return the ids of all jobs but those that make tiles, which begin when somebody looks at images."""
     return [job.id for job in client.jobs() if not job.HasField("derivation")]
+
+
+def test_a_browser_that_leaves_while_it_sends_is_no_defect(visitor: Visitor, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="parfocal.portal.app")
+    place = visitor.http.base_url
+    head = {
+        "Host": place.netloc.decode(),
+        "Origin": visitor.base,
+        "X-CSRF-Token": visitor.token,
+        "Cookie": "; ".join(f"{name}={value}" for name, value in visitor.http.cookies.items()),
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Content-Length": "100",
+    }
+    lines = [f"POST /p/{PROJECT}/train/estimate HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
+    with socket.create_connection((place.host, place.port)) as line:
+        line.sendall("\r\n".join([*lines, "", "method="]).encode())
+    wait_for(lambda: "a browser left" in caplog.text, 30, "the end of the request")
+    assert "defect" not in caplog.text

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse
 from starlette.types import Scope
 
@@ -108,6 +109,7 @@ def create_app(
     app.add_exception_handler(RefusedError, _foreign)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _defect)
     return app
 
@@ -160,6 +162,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _malformed(request: Request, _error: Exception) -> Response:
     return _error_page(request, 422, "The address of this page is incomplete. Open it again from the page before.")
+
+
+async def _left(request: Request, _error: Exception) -> Response:
+    """Answer a browser that has left before all of its request was here: no defect, and nobody reads the answer."""
+    _log.info("a browser left while it sent something to %s", request.url.path)
+    return Response(status_code=400)
 
 
 async def _defect(request: Request, error: Exception) -> Response:

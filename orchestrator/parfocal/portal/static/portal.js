@@ -90,9 +90,11 @@ if (uploading) {
   const drop = document.getElementById("drop");
   const shown = document.getElementById("upload-progress");
   for (const id of ["pick-files", "pick-folder"]) {
-    document.getElementById(id).addEventListener("change", (event) => {
-      upload([...event.target.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
-    });
+    const picked = document.getElementById(id);
+    const begin = () => upload([...picked.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
+    picked.addEventListener("change", begin);
+    // On a slow line files may be chosen before this script has come.
+    if (picked.files.length) begin();
   }
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
