@@ -24,7 +24,6 @@ STACK = Image(PIXELS, "CZYX", acquired=Acquired(("DAPI", "GFP", "RFP"), date="20
         (Taken(("3", "DAPI")), "CZYX", PIXELS[[2, 0]], ("RFP", "DAPI"), "channels RFP, DAPI"),
         (Taken(("1", "3")), "CZYX", PIXELS[::2], ("DAPI", "RFP"), "channels DAPI, RFP"),
         (Taken(("2", "1", "3")), "CZYX", PIXELS[[1, 0, 2]], ("GFP", "DAPI", "RFP"), "channels GFP, DAPI, RFP"),
-        (Taken(("1", "1")), "CZYX", PIXELS[[0, 0]], ("DAPI", "DAPI"), "channels DAPI, DAPI"),
         (Taken(planes=(2, 3)), "CZYX", PIXELS[:, 1:3], ("DAPI", "GFP", "RFP"), "planes 2 to 3"),
         (Taken(("RFP",), (4, 4), (2, 9)), "YX", PIXELS[2, 3], (), "channel RFP; planes 4 to 4"),
     ],
@@ -53,6 +52,8 @@ def test_images_that_have_nothing_of_the_choice_are_taken_whole() -> None:
         (Taken(("CFP",)), ("plate/a.tif", "'CFP'", "DAPI, GFP, RFP")),
         (Taken(("4",)), ("plate/a.tif", "'4'", "DAPI, GFP, RFP")),
         (Taken(planes=(3, 6)), ("plate/a.tif", "4 planes", "3 to 6")),
+        # As many copies as a request names would not fit into any memory.
+        (Taken(("2", "1", "DAPI")), ("plate/a.tif", "1", "twice")),
     ],
 )
 def test_what_an_image_lacks_is_named_with_what_it_has(taken: Taken, words: tuple[str, ...]) -> None:
@@ -72,6 +73,8 @@ def test_channels_are_taken_by_what_they_were_called_before_by_their_numbers() -
     unnamed = Image(PIXELS, "CZYX")
     np.testing.assert_array_equal(taken.of(unnamed, "a.tif").pixels, PIXELS[1])
     np.testing.assert_array_equal(Taken(("2",), names=("CFP",)).of(STACK, "a.tif").pixels, PIXELS[1])
+    alike = Image(PIXELS, "CZYX", acquired=Acquired(("DAPI", "DAPI", "RFP")))
+    np.testing.assert_array_equal(Taken(("1", "2"), names=("DAPI", "DAPI")).of(alike, "a.tif").pixels, PIXELS[:2])
 
 
 def test_requests_say_the_same() -> None:

@@ -110,13 +110,17 @@ class Taken:
         Raises
         ------
         ValueError
-            The image lacks what is chosen.
+            The image lacks what is chosen, or would give a channel twice.
         """
         lengths = dict(zip(axes, shape, strict=True))
         found: dict[str, Sequence[int]] = {}
         if self.channels:
-            wanted = [name if name and name in names else each for each, name in self._named()]
-            found["C"] = [_channel(names, lengths.get("C", 1), each) for each in wanted]
+            # A name that several channels have tells none of them.
+            wanted = [name if name and names.count(name) == 1 else each for each, name in self._named()]
+            found["C"] = channels = [_channel(names, lengths.get("C", 1), each) for each in wanted]
+            if len({*channels}) < len(channels):
+                twice = next(each for at, each in zip(channels, wanted, strict=True) if channels.count(at) > 1)
+                raise ValueError(f"its channel {twice} was chosen twice. Take each channel once.")
         for axis, (first, last) in self._spans():
             title, length = _TITLES[axis], lengths.get(axis, 1)
             if last > length:
@@ -140,7 +144,7 @@ class Taken:
         Raises
         ------
         InvalidInputError
-            It lacks a channel, plane or frame that is chosen.
+            It lacks a channel, plane or frame that is chosen, or would give a channel twice.
         """
         own = self.where_there(image.axes)
         if not own:
@@ -208,7 +212,7 @@ def _index(numbers: Sequence[int]) -> slice | list[int]:
     """Return what indexes several places of an axis: a slice, which copies nothing, where one does."""
     first, step = numbers[0], numbers[1] - numbers[0]
     end = numbers[-1] + step
-    if not step or list(numbers) != list(range(first, end, step)):
+    if list(numbers) != list(range(first, end, step)):
         return list(numbers)
     return slice(first, end if end >= 0 else None, step)
 
