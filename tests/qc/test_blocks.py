@@ -418,6 +418,18 @@ def test_a_field_of_a_dataset_in_blocks_has_the_measures_of_the_whole(
         np.testing.assert_array_equal(part, one)
 
 
+def test_a_few_objects_between_the_windows_of_a_large_target_are_labels(
+    in_blocks: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bands, "LARGE_PIXELS", 10**4)
+    monkeypatch.setattr(bands, "SAMPLE_SIDE", 16)
+    labels = np.zeros((400, 400), np.uint16)
+    labels[60:66, 60:66], labels[60:66, 200:206] = 1, 2
+    assert not any(labels[window].any() for window in bands.sample_windows(labels.shape))
+    assert kind_of_target(labels) == "labels"
+    assert in_blocks.folder is not None
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_what_a_target_holds_is_told_in_blocks_as_in_one_piece(in_blocks: Scratch, dtype: Any) -> None:
     grey = np.abs(RNG.normal(3, 2, (203, 187))).round()

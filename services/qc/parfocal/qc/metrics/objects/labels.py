@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -59,7 +59,7 @@ def kind_of_target(image: npt.NDArray[Any]) -> Kind:
     A mask has one or two values, of which one is 0. A label image has whole numbers from 0, and where two neighbours
     along X are above 0 they are mostly equal, because objects are even: in 60 % of such pairs at least. Noise leaves 0
     to 50 % in grey images of microscopes. Few photons leave more, but not together: connected pixels of one value are
-    5 or more in a label image, in the median; of a large image that of its `sample_windows`.
+    5 or more in a label image, in the median; of a large image that of its `sample_windows`, unless those are empty.
 
     Parameters
     ----------
@@ -80,11 +80,16 @@ def kind_of_target(image: npt.NDArray[Any]) -> Kind:
         even += int(np.count_nonzero(inside & (part[..., 1:] == part[..., :-1])))
     if not pairs or even < _EVEN * pairs:
         return "image"
-    sizes = [
-        np.bincount(connected_parts(image[window].astype(np.int64), background=0).ravel())[1:]
-        for window in sample_windows(image.shape)
-    ]
-    return "labels" if np.median(np.concatenate(sizes)) >= _SMALLEST else "image"
+    sizes = _region_sizes(image[window] for window in sample_windows(image.shape))
+    if not sizes.size:  # few objects, all of them between the windows
+        sizes = _region_sizes(_rows(image))
+    return "labels" if np.median(sizes) >= _SMALLEST else "image"
+
+
+def _region_sizes(parts: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """Return the numbers of connected pixels of one value above 0, in each part by itself."""
+    found = [np.bincount(connected_parts(part.astype(np.int64), background=0).ravel())[1:] for part in parts]
+    return np.concatenate(found)
 
 
 def _rows(image: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
