@@ -20,6 +20,7 @@ from parfocal.catalog.drafts import Record as Draft
 from parfocal.catalog.schedules import SCHEDULES
 from parfocal.catalog.uploads.records import Record
 from parfocal.runtime.access.gate import Gate
+from parfocal.runtime.errors import DamagedError
 from parfocal.runtime.settings import Settings
 from parfocal.runtime.store.manifests import DATASET_MANIFEST, DatasetManifest
 from parfocal.runtime.store.names import dataset_location
@@ -169,6 +170,26 @@ def test_a_schedule_is_its_makers_whoever_they_say_they_are(guarded: ServiceProc
     assert (checked.schedule.created_by, checked.refusal) == ("machine:user", "")
     assert [step.model_uri for step in checked.schedule.steps] == [model]
     assert checked.schedule.taken == v1.Taken(channels=["DAPI"], planes=v1.Span(first=2, last=9))
+
+
+@pytest.mark.parametrize("change", [{"taken": '{"wells": ["A1"]}'}, {"steps": [["s3://m/1", "[1]"]]}, {"steps": 1}])
+def test_a_schedule_that_was_changed_by_hand_is_refused(s3: Any, change: dict[str, Any]) -> None:
+    store = s3.store()
+    place = store.results / OWN / SCHEDULES / "changed.json"
+    record = {
+        "name": "changed",
+        "source": "s3://a/i",
+        "output": "s3://a/out",
+        "steps": [],
+        "created_by": "machine:user",
+    }
+    record["created_at"] = "2026-01-02T00:00:00Z"
+    store.write(place, json.dumps(record).encode())
+    known = schedules.Schedules(store)
+    assert known.read(OWN, "changed").message().name == "changed"
+    store.write(place, json.dumps(record | change).encode())
+    with pytest.raises(DamagedError, match="is damaged"):
+        known.read(OWN, "changed")
 
 
 def test_an_address_leads_into_no_other_project(guarded: ServiceProcess, people: People) -> None:

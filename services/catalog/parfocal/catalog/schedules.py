@@ -115,13 +115,15 @@ class Schedules:
         """Return a schedule; raise NotFoundError where there is none of this name."""
         place = self._place(project, name)
         try:
-            return Record.model_validate_json(self._store.read(place))
+            record = Record.model_validate_json(self._store.read(place))
+            record.message()
         except NotFoundError as error:
             raise NotFoundError(
                 f"There is no record of a schedule named {name!r} in the project {project!r}."
             ) from error
-        except ValidationError as error:
+        except (ValidationError, json_format.ParseError) as error:
             raise DamagedError(f"{place} is damaged. Remove it and create the schedule again.") from error
+        return record
 
     def delete(self, project: str, name: str) -> None:
         """Remove a record; a missing one is ignored."""
