@@ -182,7 +182,7 @@ def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator
         return
     from parfocal.cli._progress import transfer
     from parfocal.client.inboxes import arrange, fetch_files, files_to_fetch, inbox_folder
-    from parfocal.runtime.errors import InvalidInputError
+    from parfocal.runtime.errors import InvalidInputError, Violation
 
     place = inbox_folder(client, from_inbox)
     with tempfile.TemporaryDirectory(prefix="parfocal-") as scratch:
@@ -194,7 +194,12 @@ def _images_of(client: Client, folder: Path | None, from_inbox: str) -> Iterator
         try:
             yield copy
         except InvalidInputError as error:
-            raise InvalidInputError(error.message.replace(str(copy), place.title), error.violations) from error
+
+            def named(text: str) -> str:
+                return text.replace(str(copy), place.title)
+
+            violations = [Violation(named(each.field), named(each.description)) for each in error.violations]
+            raise InvalidInputError(named(error.message), violations) from error
 
 
 @dataset.command(short_help="Check a folder of images, or a stored dataset.")
